@@ -1,0 +1,1 @@
+"""quantop: quantizes models, measures what that cost, and serves them, on Kubernetes."""

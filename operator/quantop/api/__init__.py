@@ -1,0 +1,1 @@
+"""The kinds of group ``quantop.dev``: types, validation rules and CRD generation."""

@@ -1,0 +1,292 @@
+"""``QuantizedModel``: which model, how it is quantized, and how it is served."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from quantop.api.base import ApiModel, Condition, Decimal, Name, ResourceRequirements, Rule
+
+MAX_NAME_LENGTH = 46
+"""Characters of a QuantizedModel's name: the names of its Jobs add up to 17 and must fit in 63."""
+
+Format = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Z][A-Za-z0-9]*$")]
+Precision = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_.-]+$")]
+Method = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")]
+
+
+class DeletionPolicy(StrEnum):
+    """What becomes of the artifact when the object is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class Source(ApiModel):
+    """The checkpoint to quantize."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.uri.matches('^(hf|s3|pvc)://.+')",
+            "spec.source.uri must begin with hf://, s3:// or pvc://: "
+            "hf://OWNER/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
+        ),
+        Rule(
+            "!self.uri.startsWith('hf://') || self.uri.matches('^hf://[^/]+/[^/]+$')",
+            "spec.source.uri of a hub must be hf://OWNER/NAME; put a commit, branch or tag into "
+            "spec.source.revision",
+        ),
+        Rule(
+            "!has(self.revision) || self.uri.startsWith('hf://')",
+            "spec.source.revision names a commit, branch or tag of a hub: remove it, or use an "
+            "hf:// uri",
+        ),
+        Rule(
+            "!self.uri.contains('..')",
+            "spec.source.uri must not contain '..': name the folder itself",
+        ),
+        Rule(
+            "!has(self.credentialsSecretName) || !self.uri.startsWith('pvc://')",
+            "spec.source.credentialsSecretName has no use with a pvc:// uri: remove it",
+        ),
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Where the checkpoint is: hf://OWNER/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/PATH."""
+    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Commit, branch or tag of a hub; resolved once to a commit. Default: the default branch."""
+    credentials_secret_name: Name | None = None
+    """Secret in the object's namespace: HF_TOKEN for a hub; AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY and optionally AWS_ENDPOINT_URL and AWS_REGION for S3. Without it, an
+    s3:// source is read from the store's endpoint with the store's credentials."""
+
+
+class TextReference(ApiModel):
+    """A plain text file."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.uri.matches('^(s3|pvc)://[^/]+/.+') && !self.uri.contains('..')",
+            "the uri of a text must be s3://BUCKET/KEY or pvc://CLAIM/PATH, without '..'",
+        ),
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Where the text is: s3://BUCKET/KEY (at the store's endpoint) or pvc://CLAIM/PATH."""
+
+
+class Calibration(TextReference):
+    """Text that the quantizer calibrates on."""
+
+    samples: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """How many sequences of the text are used."""
+    sequence_length: Annotated[int, Field(ge=16, le=131_072)] = 512
+    """Tokens in each sequence."""
+
+
+class Evaluation(TextReference):
+    """Text that source and artifact are scored on."""
+
+    sequence_length: Annotated[int, Field(ge=16, le=131_072)] = 256
+    """Tokens in each window that is scored."""
+    max_tokens: Annotated[int, Field(ge=256, le=10_000_000)] = 20_000
+    """How many tokens of the text are scored at most."""
+
+
+class Quantization(ApiModel):
+    """The recipe."""
+
+    format: Format
+    """The artifact's format, one that a Quantizer of the cluster writes, for example GGUF, ONNX or
+    CompressedTensors."""
+    precision: Precision
+    """A precision that the Quantizer lists, for example Q4_K_M, INT4 or W4A16."""
+    method: Method | None = None
+    """A method that the Quantizer lists for the precision. Default: its first."""
+    quantizer_name: Name | None = None
+    """The Quantizer. Default: the one that writes the format in this precision."""
+    calibration: Calibration | None = None
+    """Calibration text, for precisions that need or gain from it."""
+    resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
+    """Overrides what is estimated from the source's size for the conversion."""
+
+
+class Quality(ApiModel):
+    """How the artifact's quality is measured."""
+
+    evaluation: Evaluation
+    """The text that source and artifact are scored on."""
+
+
+class Storage(ApiModel):
+    """Where the artifact is kept."""
+
+    store_name: Name = "default"
+    """The ModelStore."""
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
+    """Retain keeps the artifact when this object is deleted; Delete removes it once no other
+    object refers to it."""
+
+
+class Scaling(ApiModel):
+    """Autoscaling by CPU use. While it is set, an autoscaler owns ``spec.serving.replicas``."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            "spec.serving.scaling.minReplicas must not be above maxReplicas: lower one or raise "
+            "the other",
+        ),
+    )
+
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """The fewest replicas."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """The most replicas."""
+    target_cpu_utilization_percent: Annotated[int, Field(ge=1, le=1000, alias="targetCPUUtilizationPercent")] = 80
+    """Average CPU use, in percent of the request, that the autoscaler aims at."""
+
+
+class Serving(ApiModel):
+    """How the artifact is served."""
+
+    runtime_name: Name | None = None
+    """The ModelRuntime. Default: the one of highest priority that serves the format and
+    precision."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """How many replicas serve; written through the scale subresource where one scales."""
+    scaling: Scaling | None = None
+    """Autoscaling. Default: none, ``replicas`` is as given."""
+    resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
+    """Overrides the runtime's resources for the engine."""
+
+
+class QuantizedModelSpec(ApiModel):
+    """What is wanted."""
+
+    source: Source
+    """The checkpoint to quantize."""
+    quantization: Quantization
+    """The recipe."""
+    quality: Quality | None = None
+    """How the artifact's quality is measured. Default: only bits per weight and coverage."""
+    storage: Storage = Field(default_factory=Storage)
+    """Where the artifact is kept."""
+    serving: Serving | None = None
+    """How the artifact is served. Default: not at all, the artifact is the product."""
+
+
+class Resolution(ApiModel):
+    """What the resolve Job found for a recipe."""
+
+    inputs_hash: Annotated[str, Field(max_length=64)]
+    """Hash over everything that was resolved: a change asks for another resolve Job."""
+    key: Annotated[str, Field(max_length=64)]
+    """The artifact key."""
+    source_identity: Annotated[str, Field(max_length=256)]
+    """Cheap immutable name of the source's content."""
+    source_size_bytes: Annotated[int, Field(ge=0)]
+    """Size of the source's files that the conversion reads."""
+    architecture: Annotated[str, Field(max_length=256)] = ""
+    """The source's model architecture, from its config.json."""
+    awaited_job: Annotated[str, Field(max_length=320)] = ""
+    """NAMESPACE/NAME of another object's conversion Job for the same key that is waited for."""
+
+
+class Artifact(ApiModel):
+    """The published artifact that the current spec asks for."""
+
+    key: Annotated[str, Field(max_length=64)]
+    """sha256 over source identity, recipe, calibration identity and quantizer image."""
+    uri: Annotated[str, Field(max_length=2048)]
+    """Where it is in the store."""
+    size_bytes: Annotated[int, Field(ge=0)]
+    """Size of its files."""
+    source_size_bytes: Annotated[int, Field(ge=0)]
+    """Size of the source's files."""
+    bits_per_weight: Decimal | None = None
+    """Size of the weights in bits over their number, counted from the artifact."""
+    format: Annotated[str, Field(max_length=32)]
+    """The artifact's format."""
+    precision: Annotated[str, Field(max_length=32)]
+    """The artifact's precision."""
+    method: Annotated[str, Field(max_length=64)] = ""
+    """The method that made it."""
+    quantizer: Annotated[str, Field(max_length=253)]
+    """The Quantizer that made it."""
+    quantizer_image: Annotated[str, Field(max_length=512)]
+    """The image that made it."""
+    manifest_digest: Annotated[str, Field(max_length=80)] = ""
+    """sha256 of manifest.json, which lists every file with its sha256."""
+
+
+class QualityStatus(ApiModel):
+    """What the quantization cost, measured."""
+
+    protocol: Annotated[str, Field(max_length=64)]
+    """The evaluation protocol: docs/reference/quality.md."""
+    baseline_perplexity: Decimal | None = None
+    """Perplexity of the source."""
+    perplexity: Decimal | None = None
+    """Perplexity of the artifact."""
+    increase_percent: Decimal | None = None
+    """(perplexity / baseline perplexity - 1) x 100."""
+    tokens: Annotated[int, Field(ge=0)] = 0
+    """How many tokens were scored."""
+
+
+class Endpoint(ApiModel):
+    """Where the model answers."""
+
+    url: Annotated[str, Field(max_length=512)]
+    """Base URL inside the cluster."""
+    protocol: Annotated[str, Field(max_length=32)]
+    """The protocol it speaks."""
+    model_name: Annotated[str, Field(max_length=253)]
+    """The name to ask for."""
+
+
+class Failure(ApiModel):
+    """Why the current recipe was given up; retried when its inputs change."""
+
+    inputs_hash: Annotated[str, Field(max_length=64)]
+    """Hash of the inputs that failed."""
+    reason: Annotated[str, Field(max_length=128)]
+    """One CamelCase word."""
+    message: Annotated[str, Field(max_length=4096)]
+    """What was wrong and what to do."""
+
+
+class QuantizedModelStatus(ApiModel):
+    """What was observed."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The generation that this status was computed from."""
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
+        default_factory=list,
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )
+    """Ready, Quantized, Verified, Serving, Reconciling, Stalled."""
+    resolution: Resolution | None = None
+    """What the resolve Job found."""
+    failure: Failure | None = None
+    """Why the current recipe was given up."""
+    artifact: Artifact | None = None
+    """The published artifact."""
+    quality: QualityStatus | None = None
+    """What the quantization cost."""
+    endpoint: Endpoint | None = None
+    """Where the model answers."""
+    replicas: Annotated[int, Field(ge=0)] = 0
+    """Pods that exist for the Deployment."""
+    ready_replicas: Annotated[int, Field(ge=0)] = 0
+    """Pods that answer."""
+    selector: Annotated[str, Field(max_length=512)] = ""
+    """Label selector of the pods, for the scale subresource."""
+    published_keys: Annotated[
+        list[Annotated[str, Field(max_length=64)]], Field(max_length=64)
+    ] = Field(default_factory=list)
+    """Keys of all artifacts that this object refers to in its store."""

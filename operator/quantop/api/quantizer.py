@@ -1,0 +1,100 @@
+"""``Quantizer``: a toolchain as data. The adapter contract is in docs/reference/adapter-contract.md."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from quantop.api.base import ApiModel, Argument, Decimal, EnvVar, Image, Quantity
+from quantop.api.quantizedmodel import Format, Method, Precision
+
+
+class CalibrationNeed(StrEnum):
+    """What a precision does with calibration text."""
+
+    REQUIRED = "Required"
+    OPTIONAL = "Optional"
+    IGNORED = "Ignored"
+
+
+class BitsPerWeight(ApiModel):
+    """The band that the bits per weight of an artifact must lie in."""
+
+    min: Decimal
+    """The fewest."""
+    max: Decimal
+    """The most."""
+
+
+class QuantizerMethod(ApiModel):
+    """A way to reach a precision."""
+
+    name: Method
+    """The method's name."""
+    calibration: CalibrationNeed = CalibrationNeed.IGNORED
+    """Whether the method needs calibration text."""
+
+
+class QuantizerPrecision(ApiModel):
+    """A precision that the toolchain can write."""
+
+    name: Precision
+    """The precision's name."""
+    bits_per_weight: BitsPerWeight | None = None
+    """What an artifact of this precision must come to. Default: unchecked."""
+    methods: Annotated[list[QuantizerMethod], Field(min_length=1, max_length=32)] = Field(
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+        },
+    )
+    """Methods, the default one first."""
+
+
+class QuantizerResources(ApiModel):
+    """What a conversion needs, from which its Job's requests are estimated."""
+
+    cpu: Quantity = "1"
+    """CPU limit of the toolchain's stages."""
+    memory_base: Quantity = "1Gi"
+    """Memory that the toolchain needs whatever the source's size."""
+    memory_percent_of_source: Annotated[int, Field(ge=0, le=10_000)] = 200
+    """Memory on top, in percent of the source's size."""
+    disk_base: Quantity = "256Mi"
+    """Disk that the toolchain needs whatever the source's size."""
+    disk_percent_of_source: Annotated[int, Field(ge=100, le=10_000)] = 300
+    """Disk on top (source, intermediate files and artifact), in percent of the source's size."""
+
+
+class QuantizerSpec(ApiModel):
+    """A toolchain."""
+
+    image: Image
+    """The image that holds the toolchain and its adapter."""
+    format: Format
+    """The format that it writes."""
+    command: Annotated[list[Argument], Field(min_length=1, max_length=16)]
+    """The adapter; the stage (quantize or evaluate) is appended."""
+    env: Annotated[list[EnvVar], Field(max_length=64)] = Field(
+        default_factory=list,
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+        },
+    )
+    """Environment of the adapter, beside the contract's."""
+    precisions: Annotated[list[QuantizerPrecision], Field(min_length=1, max_length=128)] = Field(
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+        },
+    )
+    """What it can write."""
+    architectures: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=512)
+    ] = Field(default_factory=list, json_schema_extra={"x-kubernetes-list-type": "set"})
+    """Model architectures (config.json) that it reads. Default: whatever the toolchain accepts."""
+    resources: QuantizerResources = Field(default_factory=QuantizerResources)
+    """What a conversion needs."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Among Quantizers that can do the same, the highest is taken."""

@@ -1,0 +1,254 @@
+"""What the operator and its pods say to each other.
+
+The operator puts one task, as JSON, into the environment variable ``QUANTOP_TASK`` of a worker
+container; the worker answers with one result, as JSON of at most 4096 bytes, in its termination
+message. Toolchain stages get plain variables instead: docs/reference/adapter-contract.md.
+
+Sizes are in bytes. Store credentials are in the environment as ``STORE_AWS_ACCESS_KEY_ID`` and
+``STORE_AWS_SECRET_ACCESS_KEY``, those of a source as ``SOURCE_HF_TOKEN`` or ``SOURCE_AWS_*``;
+without them the SDK's default chain (workload identity) is used.
+"""
+
+import hashlib
+import json
+from enum import IntEnum, StrEnum
+from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+TASK_VARIABLE = "QUANTOP_TASK"
+STORE_PREFIX = "STORE_"
+SOURCE_PREFIX = "SOURCE_"
+TERMINATION_MESSAGE_BYTES = 4096
+"""What the kubelet keeps of a container's termination message."""
+
+WORK_DIR = PurePosixPath("/work")
+SOURCE_DIR = WORK_DIR / "source"
+ARTIFACT_DIR = WORK_DIR / "artifact"
+INPUTS_DIR = WORK_DIR / "inputs"
+STATE_DIR = WORK_DIR / "state"
+CALIBRATION_FILE = INPUTS_DIR / "calibration"
+EVALUATION_FILE = INPUTS_DIR / "evaluation"
+QUALITY_FILE = STATE_DIR / "quality.json"
+QUANTIZE_DONE_FILE = STATE_DIR / "quantize.done"
+PVC_DIR = PurePosixPath("/pvc")
+"""A claim named C in a ``pvc://C/path`` uri is mounted read-only at ``PVC_DIR / C``."""
+MODEL_DIR = PurePosixPath("/models/current")
+"""Where a serving pod finds the artifact."""
+
+
+class Stage(StrEnum):
+    """The containers of quantop's pods, by what they do."""
+
+    RESOLVE = "resolve"
+    FETCH = "fetch"
+    QUANTIZE = "quantize"
+    EVALUATE = "evaluate"
+    PUBLISH = "publish"
+    PULL = "pull"
+    DELETE = "delete"
+
+
+class ExitCode(IntEnum):
+    """How a stage ends; anything else is a failure that is worth another try."""
+
+    DONE = 0
+    REFUSED = 3
+    """Permanent: the same inputs would fail again."""
+
+
+class Message(BaseModel):
+    """Base of everything that is said: camelCase JSON, unknown fields ignored so that an operator
+    and a worker of neighbouring versions understand each other during an upgrade."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+    def to_json(self) -> str:
+        """The canonical JSON: keys sorted, no spaces, nothing that is None."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+class StoreRef(Message):
+    """An S3-compatible bucket."""
+
+    endpoint: str | None = None
+    region: str = "us-east-1"
+    bucket: str
+    prefix: str = ""
+    path_style: bool = True
+    ca_bundle: str | None = None
+
+
+class SourceRef(Message):
+    """A checkpoint: ``hf://OWNER/NAME``, ``s3://BUCKET/PREFIX`` or ``pvc://CLAIM/PATH``."""
+
+    uri: str
+    revision: str | None = None
+    hub_endpoint: str | None = None
+
+
+class TextRef(Message):
+    """A text file: ``s3://BUCKET/KEY`` at the store's endpoint, or ``pvc://CLAIM/PATH``."""
+
+    uri: str
+
+
+class CalibrationRef(TextRef):
+    """Calibration text and how much of it is used."""
+
+    samples: int
+    sequence_length: int
+
+
+class EvaluationRef(TextRef):
+    """Evaluation text and how much of it is used."""
+
+    sequence_length: int
+    max_tokens: int
+
+
+class Recipe(Message):
+    """How an artifact is made."""
+
+    format: str
+    precision: str
+    method: str = ""
+    quantizer: str
+    quantizer_image: str
+
+
+class Referrer(Message):
+    """The object that refers to an artifact, named across all clusters that share a store."""
+
+    cluster: str
+    namespace: str
+    name: str
+
+
+class ConversionTask(Message):
+    """The task of resolve, fetch and publish."""
+
+    store: StoreRef
+    source: SourceRef
+    recipe: Recipe
+    referrer: Referrer
+    calibration: CalibrationRef | None = None
+    evaluation: EvaluationRef | None = None
+    architectures: tuple[str, ...] = ()
+    """Architectures that the quantizer reads; empty: any."""
+    max_source_bytes: int
+    """A larger source is refused."""
+    key: str | None = None
+    """The artifact key that resolve computed; None for resolve itself."""
+    source_identity: str | None = None
+    """What resolve saw; None for resolve itself."""
+
+
+class PullTask(Message):
+    """The task of a serving pod's init container."""
+
+    store: StoreRef
+    key: str
+    manifest_digest: str
+    """sha256 that manifest.json must have."""
+    directory: str = str(MODEL_DIR)
+
+
+class DeleteTask(Message):
+    """Give up an object's references; remove the artifacts that nothing refers to any more."""
+
+    store: StoreRef
+    keys: tuple[str, ...]
+    referrer: Referrer
+
+
+class QualityReport(Message):
+    """What was measured, in short."""
+
+    protocol: str
+    baseline_perplexity: float | None = None
+    perplexity: float | None = None
+    tokens: int = 0
+    bits_per_weight: float
+    parameters: int
+    quantized_layers: int
+    total_layers: int
+
+
+class ArtifactSummary(Message):
+    """A published artifact, in short."""
+
+    key: str
+    uri: str
+    manifest_digest: str
+    size_bytes: int
+    source_size_bytes: int
+    recipe: Recipe
+    quality: QualityReport | None = None
+
+
+class ResolveResult(Message):
+    """What resolve found. ``published`` is there only when both the artifact and, if evaluation
+    text was given, its quality on that text are in the store, and the reference was written."""
+
+    stage: Stage = Stage.RESOLVE
+    key: str
+    source_identity: str
+    source_size_bytes: int
+    architecture: str = ""
+    published: ArtifactSummary | None = None
+
+
+class PublishResult(Message):
+    """What publish left in the store."""
+
+    stage: Stage = Stage.PUBLISH
+    published: ArtifactSummary
+
+
+class FailureResult(Message):
+    """Why a stage failed."""
+
+    stage: str
+    reason: str
+    message: str
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values have equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 over the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def artifact_key(
+    source_identity: str,
+    recipe: Recipe,
+    calibration: CalibrationRef | None,
+    calibration_identity: str | None,
+) -> str:
+    """The artifact key: 64 hex digits of a sha256 over everything that decides the artifact's
+    content. Evaluation text does not: the same artifact may be measured on several."""
+    return digest(
+        {
+            "sourceIdentity": source_identity,
+            "recipe": recipe.model_dump(mode="json", by_alias=True, exclude={"quantizer"}),
+            "calibration": None
+            if calibration is None
+            else {
+                "identity": calibration_identity,
+                "samples": calibration.samples,
+                "sequenceLength": calibration.sequence_length,
+            },
+        }
+    )
+
+
+def artifact_prefix(store: StoreRef, key: str) -> str:
+    """Where an artifact's objects are in the bucket, without a trailing slash."""
+    return f"{store.prefix}/artifacts/{key}" if store.prefix else f"artifacts/{key}"
