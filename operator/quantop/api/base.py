@@ -88,7 +88,9 @@ class Condition(ApiModel):
     """True, False or Unknown."""
     observed_generation: Annotated[int, Field(ge=0)] = 0
     """The object's generation that this condition was computed from."""
-    last_transition_time: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+    last_transition_time: Annotated[
+        str, Field(max_length=32, json_schema_extra={"format": "date-time"})
+    ]
     """When ``status`` last changed."""
     reason: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Z][A-Za-z0-9]*$")]
     """Why, in one CamelCase word that programs may match on."""

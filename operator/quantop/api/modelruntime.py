@@ -88,7 +88,7 @@ class ModelRuntimeSpec(ApiModel):
     command: Annotated[list[Argument], Field(max_length=64)] = Field(default_factory=list)
     """The container's command. Default: the image's."""
     args: Annotated[list[Argument], Field(max_length=128)] = Field(default_factory=list)
-    """The container's arguments; $(MODEL_DIR), $(MODEL_NAME), $(PORT) and $(CPU_LIMIT) are given."""
+    """The container's arguments; $(MODEL_DIR), $(MODEL_NAME), $(PORT), $(CPU_LIMIT) are given."""
     env: Annotated[list[EnvVar], Field(max_length=64)] = Field(
         default_factory=list,
         json_schema_extra={

@@ -41,7 +41,9 @@ class S3(ApiModel):
     """http(s)://HOST[:PORT]. Default: Amazon's own for the region."""
     region: Annotated[str, Field(min_length=1, max_length=64)] = "us-east-1"
     """The region that requests are signed for."""
-    bucket: Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")]
+    bucket: Annotated[
+        str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")
+    ]
     """The bucket; it must exist."""
     prefix: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """Put before every key."""
@@ -73,9 +75,12 @@ class AllowedNamespaces(ApiModel):
 
     from_: Annotated[NamespacesFrom, Field(alias="from")] = NamespacesFrom.ALL
     """All, or those that ``matchLabels`` selects."""
-    match_labels: Annotated[
-        dict[str, Annotated[str, Field(max_length=63)]], Field(min_length=1, max_length=16)
-    ] | None = None
+    match_labels: (
+        Annotated[
+            dict[str, Annotated[str, Field(max_length=63)]], Field(min_length=1, max_length=16)
+        ]
+        | None
+    ) = None
     """Labels that a namespace must have."""
 
 

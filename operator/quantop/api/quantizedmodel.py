@@ -143,7 +143,9 @@ class Scaling(ApiModel):
     """The fewest replicas."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)]
     """The most replicas."""
-    target_cpu_utilization_percent: Annotated[int, Field(ge=1, le=1000, alias="targetCPUUtilizationPercent")] = 80
+    target_cpu_utilization_percent: Annotated[
+        int, Field(ge=1, le=1000, alias="targetCPUUtilizationPercent")
+    ] = 80
     """Average CPU use, in percent of the request, that the autoscaler aims at."""
 
 
@@ -286,7 +288,7 @@ class QuantizedModelStatus(ApiModel):
     """Pods that answer."""
     selector: Annotated[str, Field(max_length=512)] = ""
     """Label selector of the pods, for the scale subresource."""
-    published_keys: Annotated[
-        list[Annotated[str, Field(max_length=64)]], Field(max_length=64)
-    ] = Field(default_factory=list)
+    published_keys: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = (
+        Field(default_factory=list)
+    )
     """Keys of all artifacts that this object refers to in its store."""

@@ -1,4 +1,4 @@
-"""``Quantizer``: a toolchain as data. The adapter contract is in docs/reference/adapter-contract.md."""
+"""``Quantizer``: a toolchain as data; docs/reference/adapter-contract.md says what it must do."""
 
 from enum import StrEnum
 from typing import Annotated

@@ -1,0 +1,52 @@
+"""What decides an artifact's key, and what does not."""
+
+import pytest
+from quantop.contract import CalibrationRef, Recipe, StoreRef, artifact_key, artifact_prefix
+
+RECIPE = Recipe(
+    format="GGUF", precision="Q4_K_M", quantizer="llama-cpp", quantizer_image="q@sha256:1"
+)
+CALIBRATION = CalibrationRef(uri="s3://datasets/calibration.txt", samples=64, sequence_length=256)
+
+
+def key(
+    source: str = "s3:1",
+    recipe: Recipe = RECIPE,
+    calibration: CalibrationRef | None = CALIBRATION,
+    calibration_identity: str | None = "s3:2",
+) -> str:
+    return artifact_key(source, recipe, calibration, calibration_identity)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        key(source="s3:other"),
+        key(recipe=RECIPE.model_copy(update={"format": "ONNX"})),
+        key(recipe=RECIPE.model_copy(update={"precision": "Q8_0"})),
+        key(recipe=RECIPE.model_copy(update={"method": "Imatrix"})),
+        key(recipe=RECIPE.model_copy(update={"quantizer_image": "q@sha256:2"})),
+        key(calibration=None, calibration_identity=None),
+        key(calibration=CALIBRATION.model_copy(update={"samples": 65})),
+        key(calibration=CALIBRATION.model_copy(update={"sequence_length": 257})),
+        key(calibration_identity="s3:other"),
+    ],
+)
+def test_whatever_decides_the_content_decides_the_key(other: str) -> None:
+    assert other != key()
+
+
+def test_names_and_places_do_not_decide_the_key() -> None:
+    renamed = RECIPE.model_copy(update={"quantizer": "another-name"})
+    moved = CALIBRATION.model_copy(update={"uri": "s3://elsewhere/calibration.txt"})
+    assert key(recipe=renamed, calibration=moved) == key()
+
+
+def test_a_key_is_a_sha256_in_hex() -> None:
+    assert len(key()) == 64
+    assert set(key()) <= set("0123456789abcdef")
+
+
+def test_an_artifact_lies_below_the_stores_prefix() -> None:
+    assert artifact_prefix(StoreRef(bucket="models", prefix="prod"), "k") == "prod/artifacts/k"
+    assert artifact_prefix(StoreRef(bucket="models"), "k") == "artifacts/k"
