@@ -5,10 +5,18 @@ bad manifest is refused before it is stored.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 GROUP = "quantop.dev"
 VERSION = "v1alpha1"
@@ -35,6 +43,32 @@ class ApiModel(BaseModel):
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The JSON schema, with the type's CEL rules on it."""
+        schema = handler(core_schema)
+        if cls.rules:
+            handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = [
+                {"rule": rule.rule, "message": rule.message} for rule in cls.rules
+            ]
+        return schema
+
+
+def map_list(*keys: str) -> dict[str, Any]:
+    """Schema of a list whose items are told apart by ``keys``, so that appliers can share it."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+"""Schema of a list without duplicates."""
+
+
+def _quantity(value: object) -> object:
+    """Whole numbers need no quotes in a manifest: ``cpu: 4`` is ``cpu: "4"``."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
 
 Name = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
@@ -43,16 +77,21 @@ Name = Annotated[
 
 Quantity = Annotated[
     str,
+    BeforeValidator(_quantity),
     Field(
         min_length=1,
         max_length=32,
         pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+        json_schema_extra={"x-kubernetes-int-or-string": True},
     ),
 ]
 """A non-negative Kubernetes resource quantity, for example ``500m`` or ``16Gi``."""
 
 Decimal = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 """A decimal number as a string: the API has no floats, whose rounding differs between clients."""
+
+Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
+"""A number of things or bytes, up to the largest that every JSON reader keeps exact (2^53 - 1)."""
 
 Image = Annotated[str, Field(min_length=1, max_length=512)]
 """A container image reference; pin it by digest, as artifact keys contain it."""
@@ -61,8 +100,28 @@ Argument = Annotated[str, Field(max_length=4096)]
 """One word of a container's command line; ``$(VAR)`` is expanded by Kubernetes."""
 
 
+def _known_resources(field: str) -> Rule:
+    names = "cpu|memory|ephemeral-storage|hugepages-[0-9]+(Ki|Mi|Gi)|[a-z0-9.-]+/[A-Za-z0-9._-]+"
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(r, r.matches('^({names})$'))",
+        f"{field} must name cpu, memory, ephemeral-storage, hugepages-SIZE or an extended resource "
+        "such as nvidia.com/gpu",
+    )
+
+
 class ResourceRequirements(ApiModel):
     """Compute resources of a container, as in ``core/v1``."""
+
+    rules: ClassVar = (
+        _known_resources("requests"),
+        _known_resources("limits"),
+        Rule(
+            "!has(self.requests) || !has(self.limits) || self.requests.all(r, "
+            "!(r in self.limits) || quantity(string(self.requests[r]))"
+            ".compareTo(quantity(string(self.limits[r]))) <= 0)",
+            "requests must not be above limits: lower the one or raise the other",
+        ),
+    )
 
     requests: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
     """What the scheduler reserves, by resource name."""
@@ -79,6 +138,15 @@ class EnvVar(ApiModel):
     """The variable's value."""
 
 
+def reserved_env(*names: str) -> Rule:
+    """A spec's ``env`` must leave alone what the operator itself sets."""
+    quoted = ", ".join(f"'{name}'" for name in names)
+    return Rule(
+        f"!has(self.env) || !self.env.exists(e, e.name in [{quoted}])",
+        f"spec.env must not set what the operator sets itself: {', '.join(names)}",
+    )
+
+
 class Condition(ApiModel):
     """A condition, as in ``meta/v1``."""
 
@@ -86,7 +154,7 @@ class Condition(ApiModel):
     """What the condition is about."""
     status: Annotated[str, Field(max_length=7, pattern=r"^(True|False|Unknown)$")]
     """True, False or Unknown."""
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Count = 0
     """The object's generation that this condition was computed from."""
     last_transition_time: Annotated[
         str, Field(max_length=32, json_schema_extra={"format": "date-time"})

@@ -1,14 +1,28 @@
 """``ModelRuntime``: an inference engine as data."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from quantop.api.base import ApiModel, Argument, EnvVar, Image, Quantity, ResourceRequirements
+from quantop.api.base import (
+    SET,
+    ApiModel,
+    Argument,
+    EnvVar,
+    Image,
+    Quantity,
+    ResourceRequirements,
+    map_list,
+    reserved_env,
+)
 from quantop.api.quantizedmodel import Format, Precision
 
 Path = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^/")]
+
+
+CONTRACT_VARIABLES = ("MODEL_DIR", "MODEL_NAME", "PORT", "CPU_LIMIT")
+"""The environment that every engine is given."""
 
 
 class Protocol(StrEnum):
@@ -24,7 +38,7 @@ class ServedFormat(ApiModel):
     format: Format
     """The format."""
     precisions: Annotated[list[Precision], Field(max_length=128)] = Field(
-        default_factory=list, json_schema_extra={"x-kubernetes-list-type": "set"}
+        default_factory=list, json_schema_extra=SET
     )
     """The precisions of it that the engine serves. Default: all."""
 
@@ -72,13 +86,12 @@ class Metrics(ApiModel):
 class ModelRuntimeSpec(ApiModel):
     """An engine."""
 
+    rules: ClassVar = (reserved_env(*CONTRACT_VARIABLES),)
+
     image: Image
     """The image that holds the engine."""
     formats: Annotated[list[ServedFormat], Field(min_length=1, max_length=32)] = Field(
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["format"],
-        },
+        json_schema_extra=map_list("format")
     )
     """What it serves."""
     protocol: Protocol
@@ -90,11 +103,7 @@ class ModelRuntimeSpec(ApiModel):
     args: Annotated[list[Argument], Field(max_length=128)] = Field(default_factory=list)
     """The container's arguments; $(MODEL_DIR), $(MODEL_NAME), $(PORT), $(CPU_LIMIT) are given."""
     env: Annotated[list[EnvVar], Field(max_length=64)] = Field(
-        default_factory=list,
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["name"],
-        },
+        default_factory=list, json_schema_extra=map_list("name")
     )
     """Environment of the engine, beside the contract's."""
     probes: Probes

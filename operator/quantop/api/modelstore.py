@@ -35,6 +35,15 @@ class S3(ApiModel):
             "&& !self.prefix.contains('..'))",
             "spec.s3.prefix must not begin or end with '/' nor contain '..'",
         ),
+        Rule(
+            "!has(self.caBundle) || (has(self.endpoint) && self.endpoint.startsWith('https://'))",
+            "spec.s3.caBundle needs an https:// endpoint to check: set spec.s3.endpoint or remove "
+            "the bundle",
+        ),
+        Rule(
+            "!has(self.caBundle) || self.caBundle.contains('-----BEGIN CERTIFICATE-----')",
+            "spec.s3.caBundle must hold PEM certificates (-----BEGIN CERTIFICATE-----)",
+        ),
     )
 
     endpoint: Annotated[str, Field(min_length=1, max_length=512)] | None = None

@@ -5,7 +5,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from quantop.api.base import ApiModel, Condition, Decimal, Name, ResourceRequirements, Rule
+from quantop.api.base import (
+    ApiModel,
+    Condition,
+    Count,
+    Decimal,
+    Name,
+    ResourceRequirements,
+    Rule,
+    map_list,
+)
 
 MAX_NAME_LENGTH = 46
 """Characters of a QuantizedModel's name: the names of its Jobs add up to 17 and must fit in 63."""
@@ -187,7 +196,7 @@ class Resolution(ApiModel):
     """The artifact key."""
     source_identity: Annotated[str, Field(max_length=256)]
     """Cheap immutable name of the source's content."""
-    source_size_bytes: Annotated[int, Field(ge=0)]
+    source_size_bytes: Count
     """Size of the source's files that the conversion reads."""
     architecture: Annotated[str, Field(max_length=256)] = ""
     """The source's model architecture, from its config.json."""
@@ -202,9 +211,9 @@ class Artifact(ApiModel):
     """sha256 over source identity, recipe, calibration identity and quantizer image."""
     uri: Annotated[str, Field(max_length=2048)]
     """Where it is in the store."""
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Count
     """Size of its files."""
-    source_size_bytes: Annotated[int, Field(ge=0)]
+    source_size_bytes: Count
     """Size of the source's files."""
     bits_per_weight: Decimal | None = None
     """Size of the weights in bits over their number, counted from the artifact."""
@@ -233,7 +242,7 @@ class QualityStatus(ApiModel):
     """Perplexity of the artifact."""
     increase_percent: Decimal | None = None
     """(perplexity / baseline perplexity - 1) x 100."""
-    tokens: Annotated[int, Field(ge=0)] = 0
+    tokens: Count = 0
     """How many tokens were scored."""
 
 
@@ -262,14 +271,10 @@ class Failure(ApiModel):
 class QuantizedModelStatus(ApiModel):
     """What was observed."""
 
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Count = 0
     """The generation that this status was computed from."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
-        default_factory=list,
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-        },
+        default_factory=list, json_schema_extra=map_list("type")
     )
     """Ready, Quantized, Verified, Serving, Reconciling, Stalled."""
     resolution: Resolution | None = None
@@ -282,9 +287,9 @@ class QuantizedModelStatus(ApiModel):
     """What the quantization cost."""
     endpoint: Endpoint | None = None
     """Where the model answers."""
-    replicas: Annotated[int, Field(ge=0)] = 0
+    replicas: Count = 0
     """Pods that exist for the Deployment."""
-    ready_replicas: Annotated[int, Field(ge=0)] = 0
+    ready_replicas: Count = 0
     """Pods that answer."""
     selector: Annotated[str, Field(max_length=512)] = ""
     """Label selector of the pods, for the scale subresource."""

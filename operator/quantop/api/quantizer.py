@@ -1,12 +1,44 @@
 """``Quantizer``: a toolchain as data; docs/reference/adapter-contract.md says what it must do."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from quantop.api.base import ApiModel, Argument, Decimal, EnvVar, Image, Quantity
+from quantop.api.base import (
+    SET,
+    ApiModel,
+    Argument,
+    Decimal,
+    EnvVar,
+    Image,
+    Quantity,
+    Rule,
+    map_list,
+    reserved_env,
+)
 from quantop.api.quantizedmodel import Format, Method, Precision
+
+CONTRACT_VARIABLES = (
+    "WORK_DIR",
+    "SOURCE_DIR",
+    "ARTIFACT_DIR",
+    "MODEL_NAME",
+    "FORMAT",
+    "PRECISION",
+    "METHOD",
+    "CALIBRATION_FILE",
+    "CALIBRATION_SAMPLES",
+    "CALIBRATION_SEQUENCE_LENGTH",
+    "EVALUATION_FILE",
+    "EVALUATION_SEQUENCE_LENGTH",
+    "EVALUATION_MAX_TOKENS",
+    "BITS_PER_WEIGHT_MIN",
+    "BITS_PER_WEIGHT_MAX",
+    "QUALITY_FILE",
+    "OMP_NUM_THREADS",
+)
+"""The environment that every adapter is given."""
 
 
 class CalibrationNeed(StrEnum):
@@ -19,6 +51,13 @@ class CalibrationNeed(StrEnum):
 
 class BitsPerWeight(ApiModel):
     """The band that the bits per weight of an artifact must lie in."""
+
+    rules: ClassVar = (
+        Rule(
+            "0.0 <= double(self.min) && double(self.min) < double(self.max)",
+            "bitsPerWeight.min must be 0 or more and below bitsPerWeight.max",
+        ),
+    )
 
     min: Decimal
     """The fewest."""
@@ -43,10 +82,7 @@ class QuantizerPrecision(ApiModel):
     bits_per_weight: BitsPerWeight | None = None
     """What an artifact of this precision must come to. Default: unchecked."""
     methods: Annotated[list[QuantizerMethod], Field(min_length=1, max_length=32)] = Field(
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["name"],
-        },
+        json_schema_extra=map_list("name")
     )
     """Methods, the default one first."""
 
@@ -69,6 +105,8 @@ class QuantizerResources(ApiModel):
 class QuantizerSpec(ApiModel):
     """A toolchain."""
 
+    rules: ClassVar = (reserved_env(*CONTRACT_VARIABLES),)
+
     image: Image
     """The image that holds the toolchain and its adapter."""
     format: Format
@@ -76,23 +114,16 @@ class QuantizerSpec(ApiModel):
     command: Annotated[list[Argument], Field(min_length=1, max_length=16)]
     """The adapter; the stage (quantize or evaluate) is appended."""
     env: Annotated[list[EnvVar], Field(max_length=64)] = Field(
-        default_factory=list,
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["name"],
-        },
+        default_factory=list, json_schema_extra=map_list("name")
     )
     """Environment of the adapter, beside the contract's."""
     precisions: Annotated[list[QuantizerPrecision], Field(min_length=1, max_length=128)] = Field(
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["name"],
-        },
+        json_schema_extra=map_list("name")
     )
     """What it can write."""
     architectures: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=512)
-    ] = Field(default_factory=list, json_schema_extra={"x-kubernetes-list-type": "set"})
+    ] = Field(default_factory=list, json_schema_extra=SET)
     """Model architectures (config.json) that it reads. Default: whatever the toolchain accepts."""
     resources: QuantizerResources = Field(default_factory=QuantizerResources)
     """What a conversion needs."""
