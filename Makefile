@@ -1,4 +1,4 @@
-# `make help` lists the targets. Everything that is built lands in $QUANTOP_CACHE and in .venv.
+# `make help` lists the targets. What is built lands in $QUANTOP_CACHE and in .venv, nowhere else.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -10,11 +10,29 @@ SYNCED := .venv/.synced
 export PATH := $(CURDIR)/.venv/bin:$(dir $(UV)):$(QUANTOP_CACHE)/bin:$(PATH)
 STEP := scripts/step
 
+# CLUSTER=current: the kubeconfig's context in place of the local cluster.
+CLUSTER ?= local
+# SLOW=1: the slow scenarios too.
+SLOW ?=
+NODES ?= 1
+
+PROGRAMS := python3 -m e2e.cluster build
+ifeq ($(CLUSTER),current)
+INSIDE :=
+REGISTRY ?= ghcr.io
+INSTALL_OPTIONS := --registry $(REGISTRY) $(if $(DIGESTS),--digests $(DIGESTS))
+else
+INSIDE := e2e/cluster/exec
+REGISTRY ?= 10.200.0.10:5000
+INSTALL_OPTIONS := --registry $(REGISTRY) --digests $(QUANTOP_CACHE)/images/digests.json
+endif
+
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(UV):
+	@python3 -c 'import ensurepip' 2>/dev/null || $(STEP) venv apt-get install -q -y python3-venv
 	@$(STEP) uv bash -c 'python3 -m venv "$$1" && "$$1/bin/pip" install --quiet uv==$(UV_VERSION)' \
 		- $(QUANTOP_CACHE)/uv/$(UV_VERSION)
 
@@ -26,16 +44,63 @@ $(SYNCED): pyproject.toml uv.lock | $(UV)
 setup: $(SYNCED) ## Make the Python environment in .venv from uv.lock
 
 .PHONY: prerequisites
-prerequisites: ## Install the system packages that the local cluster needs (Debian, Ubuntu)
-	@$(STEP) prerequisites scripts/prerequisites cluster
+prerequisites: ## Install the system packages that the local cluster needs (Debian, Ubuntu; root)
+	@$(STEP) prerequisites python3 -m e2e.cluster prerequisites
+
+.PHONY: generate
+generate: $(SYNCED) ## Write CRDs, reference pages and schemas anew from the API types
+	@$(STEP) generate python -m quantop.api.generate
 
 .PHONY: check
-check: $(SYNCED) ## Formatting, lint, types, import contracts
+check: $(SYNCED) ## Formatting, lint, types, import contracts, generated files, chart
 	@$(STEP) check.format ruff format --check .
 	@$(STEP) check.lint ruff check .
-	@$(STEP) check.types mypy operator
+	@$(STEP) check.types mypy operator e2e images tests
 	@$(STEP) check.imports lint-imports
+	@$(STEP) check.generated python -m quantop.api.generate --check
 
 .PHONY: test
-test: $(SYNCED) ## Unit tests
-	@$(STEP) test.unit pytest -q
+test: $(SYNCED) ## Unit tests, and tests against a real kube-apiserver and etcd
+	@$(STEP) test.programs $(PROGRAMS) kubernetes etcd
+	@$(STEP) test pytest -q
+
+.PHONY: images
+images: $(SYNCED) ## Build the images; with PUSH=1 push them to REGISTRY, too
+	@$(STEP) images python -m images.build $(if $(PUSH),--registry $(REGISTRY) --push \
+		$(if $(INSIDE),--push-prefix $(INSIDE)))
+
+.PHONY: up
+up: prerequisites
+	@$(STEP) cluster.programs $(PROGRAMS)
+	@$(STEP) cluster.up python3 -m e2e.cluster up --nodes $(NODES)
+
+.PHONY: cluster
+ifeq ($(CLUSTER),current)
+cluster: $(SYNCED)
+	@python -m e2e.needs
+else
+cluster: $(SYNCED) up ## Bring the local cluster up with the operator in it, and leave it running
+	@$(MAKE) --no-print-directory images PUSH=1
+endif
+	@$(STEP) operator $(INSIDE) python -m e2e.install $(INSTALL_OPTIONS)
+
+.PHONY: cluster-down
+cluster-down: ## Take the local cluster away
+	@$(STEP) cluster.down python3 -m e2e.cluster down
+
+.PHONY: demo
+demo: cluster ## Everything from nothing: three manifests become three served models
+	@$(STEP) demo $(INSIDE) python -m e2e.demo $(if $(filter current,$(CLUSTER)),--current)
+
+.PHONY: e2e
+e2e: cluster ## The scenarios on the running cluster; SLOW=1 for the slow ones, too
+	@$(STEP) e2e $(INSIDE) pytest -q $(if $(SLOW),,-m 'not slow') e2e/scenarios
+
+.PHONY: bench
+bench: cluster ## Measurements on the running cluster, printed as ratios
+	@$(STEP) bench $(INSIDE) python -m e2e.benchmarks
+
+.PHONY: clean
+clean: ## Remove what was built in the repository; the cache stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster.paths import REPOSITORY, cache
+from e2e.cluster.paths import REPOSITORY
 from e2e.kubectl import Kubectl, KubectlError
 from e2e.store import ARTIFACTS_BUCKET, Store, push_test_models
 
@@ -20,17 +20,19 @@ SYSTEM_NAMESPACE = "quantop-system"
 STORE_NAME = "default"
 WRITER_SECRET = "quantop-store-writer"
 READER_SECRET = "quantop-store-reader"
-DIGESTS = cache() / "images" / "digests.json"
 
 
-def install_operator(registry: str, digests: Path = DIGESTS, values: Path | None = None) -> None:
-    """Install or upgrade the chart with images pinned by digest, and wait until it runs.
+def install_operator(
+    registry: str, digests: Path | None = None, values: Path | None = None
+) -> None:
+    """Install or upgrade the chart and wait until it runs; ``digests`` is a JSON file that maps
+    image repositories to digests, ``values`` more values of the chart.
 
     Raises:
         subprocess.CalledProcessError: helm failed; it said why on stderr.
     """
     chosen: dict[str, Any] = {"image": {"registry": registry}}
-    if digests.exists():
+    if digests:
         chosen["image"]["digests"] = json.loads(digests.read_text())
     subprocess.run(
         [
@@ -92,11 +94,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m e2e.install", description=__doc__)
     parser.add_argument("--registry", required=True, help="where the images were pushed to")
+    parser.add_argument("--digests", type=Path, help="digests.json of the image build")
     parser.add_argument("--values", type=Path, help="more values for the chart")
     options = parser.parse_args(arguments)
     try:
         store = Store.from_environment()
-        install_operator(options.registry, values=options.values)
+        install_operator(options.registry, options.digests, options.values)
         Kubectl().apply(model_store(store))
     except KeyError as error:
         print(f"the environment variable {error} is missing", file=sys.stderr)
