@@ -24,7 +24,7 @@ from types import TracebackType
 from e2e.cluster import audit, probes, toolchain
 from e2e.cluster.paths import write
 from e2e.cluster.pki import Authority
-from e2e.cluster.processes import Supervisor
+from e2e.cluster.processes import Identity, Supervisor
 
 SERVICE_RANGE = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
@@ -154,6 +154,19 @@ def controller_manager_command(layout: Layout) -> list[str | Path]:
     ]
 
 
+def scheduler_command(layout: Layout) -> list[str | Path]:
+    """kube-scheduler, alone in its work."""
+    kubeconfig = layout.kubeconfig("system:kube-scheduler")
+    return [
+        toolchain.binary("kube-scheduler"),
+        f"--kubeconfig={kubeconfig}",
+        f"--authentication-kubeconfig={kubeconfig}",
+        f"--authorization-kubeconfig={kubeconfig}",
+        "--bind-address=127.0.0.1",
+        "--leader-elect=false",
+    ]
+
+
 def wait_for_etcd(supervisor: Supervisor, layout: Layout) -> None:
     supervisor.wait("etcd", functools.partial(probes.healthy, f"{layout.etcd}/readyz"))
 
@@ -214,6 +227,10 @@ class ControlPlane:
         A ServiceAccount's own groups are not implied: give `system:serviceaccounts` where needed.
         """
         return self.layout.kubeconfig(user, groups)
+
+    def processes(self) -> list[Identity]:
+        """Its living processes."""
+        return self._supervisor.strays()
 
     def start(self) -> ControlPlane:
         """Start everything and return once it answers: about 5 s."""

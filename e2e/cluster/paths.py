@@ -13,10 +13,10 @@ MANIFESTS = Path(__file__).resolve().parent / "manifests"
 def cache() -> Path:
     """The cache folder: `QUANTOP_CACHE`, else `quantop` in the user's cache directory."""
     chosen = os.environ.get("QUANTOP_CACHE")
-    if chosen:
-        return Path(chosen).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "quantop"
+    if not chosen:
+        chosen = f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/quantop"
+    # Resolved, since the kernel names mounts below it by their real path.
+    return Path(chosen).resolve()
 
 
 def binaries() -> Path:
