@@ -55,7 +55,7 @@ generate: $(SYNCED) ## Write CRDs, reference pages and schemas anew from the API
 check: $(SYNCED) ## Formatting, lint, types, import contracts, generated files, chart
 	@$(STEP) check.format ruff format --check .
 	@$(STEP) check.lint ruff check .
-	@$(STEP) check.types mypy operator e2e images tests
+	@$(STEP) check.types mypy $(wildcard operator e2e images tests)
 	@$(STEP) check.imports lint-imports
 	@$(STEP) check.generated python -m quantop.api.generate --check
 

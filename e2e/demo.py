@@ -180,13 +180,13 @@ def result_table(models: Iterable[tuple[Object, str | None, str]], prompt: str) 
 
 
 def engine_of(kubectl: Kubectl, model: Object) -> str:
-    """The ModelRuntime that serves an object: the one it names, or what the operator chose."""
-    named = model["spec"].get("serving", {}).get("runtimeName")
-    if named:
-        return str(named)
+    """The name of the ModelRuntime that serves an object: its own choice or the operator's."""
     name, namespace = model["metadata"]["name"], model["metadata"]["namespace"]
-    deployment = kubectl.get("deployment", name, namespace) or {"metadata": {}}
-    return str(deployment["metadata"].get("labels", {}).get("quantop.dev/runtime", ""))
+    deployment = kubectl.get("deployment", name, namespace)
+    if deployment is None:
+        return ""
+    annotations: dict[str, str] = deployment["spec"]["template"]["metadata"]["annotations"]
+    return annotations.get("quantop.dev/runtime", "")
 
 
 def look_around(models: list[str], local: bool) -> list[str]:
