@@ -33,6 +33,8 @@ CALIBRATION_FILE = INPUTS_DIR / "calibration"
 EVALUATION_FILE = INPUTS_DIR / "evaluation"
 QUALITY_FILE = STATE_DIR / "quality.json"
 QUANTIZE_DONE_FILE = STATE_DIR / "quantize.done"
+PUBLISHED_FILE = STATE_DIR / "published.json"
+"""Written by fetch when the store already has everything: quantize and evaluate end at once."""
 PVC_DIR = PurePosixPath("/pvc")
 """A claim named C in a ``pvc://C/path`` uri is mounted read-only at ``PVC_DIR / C``."""
 MODEL_DIR = PurePosixPath("/models/current")

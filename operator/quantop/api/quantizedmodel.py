@@ -187,6 +187,13 @@ class QuantizedModelSpec(ApiModel):
     """How the artifact is served. Default: not at all, the artifact is the product."""
 
 
+class ArtifactState(StrEnum):
+    """Whether the store has the artifact, and its quality on the evaluation text if given."""
+
+    PUBLISHED = "Published"
+    MISSING = "Missing"
+
+
 class Resolution(ApiModel):
     """What the resolve Job found for a recipe."""
 
@@ -194,6 +201,8 @@ class Resolution(ApiModel):
     """Hash over everything that was resolved: a change asks for another resolve Job."""
     key: Annotated[str, Field(max_length=64)]
     """The artifact key."""
+    state: ArtifactState
+    """Whether the store has it."""
     source_identity: Annotated[str, Field(max_length=256)]
     """Cheap immutable name of the source's content."""
     source_size_bytes: Count
@@ -205,7 +214,7 @@ class Resolution(ApiModel):
 
 
 class Artifact(ApiModel):
-    """The published artifact that the current spec asks for."""
+    """The artifact published last; an older one than the spec asks for while that is made."""
 
     key: Annotated[str, Field(max_length=64)]
     """sha256 over source identity, recipe, calibration identity and quantizer image."""
@@ -282,7 +291,7 @@ class QuantizedModelStatus(ApiModel):
     failure: Failure | None = None
     """Why the current recipe was given up."""
     artifact: Artifact | None = None
-    """The published artifact."""
+    """The artifact published last."""
     quality: QualityStatus | None = None
     """What the quantization cost."""
     endpoint: Endpoint | None = None

@@ -1,0 +1,198 @@
+"""Jobs: resolve, convert, delete."""
+
+from dataclasses import dataclass
+
+from quantop.api.quantizer import QuantizerPrecision, QuantizerSpec
+from quantop.builders import meta, pod
+from quantop.builders.meta import Manifest
+from quantop.contract import (
+    ARTIFACT_DIR,
+    CALIBRATION_FILE,
+    EVALUATION_FILE,
+    QUALITY_FILE,
+    SOURCE_DIR,
+    WORK_DIR,
+    ConversionTask,
+    DeleteTask,
+    Stage,
+)
+from quantop.quantities import to_cores
+
+BACKOFF_LIMIT = 4
+"""Tries beyond the first. A container restarts in its pod and goes on where it was."""
+TTL_SECONDS = 3600
+"""How long a finished Job is kept for its logs."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a pod gets at the store and the source."""
+
+    worker_image: str
+    service_account: str
+    store_secret: str | None
+    source_secret: str | None = None
+
+
+def resolve_job(model: Manifest, name: str, task: ConversionTask, access: Access) -> Manifest:
+    """The Job that turns a source into an artifact key and looks whether the store has it."""
+    names = _task_claims(task)
+    return _job(
+        model,
+        name,
+        meta.RESOLVE,
+        {},
+        pod.pod_spec(
+            access.service_account,
+            restartPolicy="OnFailure",
+            containers=[
+                pod.worker(
+                    Stage.RESOLVE,
+                    access.worker_image,
+                    task,
+                    pod.claim_mounts(names),
+                    store_secret=access.store_secret,
+                    source_secret=access.source_secret,
+                )
+            ],
+            volumes=[pod.scratch("tmp"), *pod.claim_volumes(names)],
+        ),
+    )
+
+
+def conversion_job(
+    model: Manifest,
+    name: str,
+    task: ConversionTask,
+    access: Access,
+    quantizer: QuantizerSpec,
+    precision: QuantizerPrecision,
+    resources: Manifest,
+    disk: str,
+) -> Manifest:
+    """The Job that makes, measures and publishes an artifact, one stage per container.
+
+    ``resources`` are the toolchain's; ``disk`` is the size of the shared work folder. Only fetch
+    sees the source's credentials, only fetch and publish the store's, the toolchain none.
+    """
+    assert task.key is not None
+    names = _task_claims(task)
+    work = pod.mount("work", str(WORK_DIR))
+    fetch = pod.worker(
+        Stage.FETCH,
+        access.worker_image,
+        task,
+        [work, *pod.claim_mounts(names)],
+        store_secret=access.store_secret,
+        source_secret=access.source_secret,
+    )
+    # The scheduler takes the largest request of all stages; the work folder is there for each.
+    fetch["resources"] = {
+        **pod.WORKER_RESOURCES,
+        "requests": {**pod.WORKER_RESOURCES["requests"], "ephemeral-storage": disk},
+    }
+    cores = to_cores(resources.get("limits", {}).get("cpu", "1"))
+    environment = _toolchain_environment(model, task, precision, cores)
+    stages = [
+        pod.container(
+            stage,
+            quantizer.image,
+            command=[*quantizer.command, stage],
+            env=[*environment, *(pod.env(e.name, e.value) for e in quantizer.env)],
+            resources=resources,
+            volumeMounts=[work, pod.mount("tmp", "/tmp")],
+        )
+        for stage in (Stage.QUANTIZE, Stage.EVALUATE)
+    ]
+    publish = pod.worker(
+        Stage.PUBLISH, access.worker_image, task, [work], store_secret=access.store_secret
+    )
+    return _job(
+        model,
+        name,
+        meta.CONVERT,
+        {meta.KEY_LABEL: meta.short_key(task.key)},
+        pod.pod_spec(
+            access.service_account,
+            restartPolicy="OnFailure",
+            initContainers=[fetch, *stages],
+            containers=[publish],
+            volumes=[
+                pod.scratch("work", disk),
+                pod.scratch("tmp"),
+                *pod.claim_volumes(names),
+            ],
+        ),
+    )
+
+
+def delete_job(model: Manifest, name: str, task: DeleteTask, access: Access) -> Manifest:
+    """The Job that gives up an object's references and removes what nobody refers to."""
+    return _job(
+        model,
+        name,
+        meta.DELETE,
+        {},
+        pod.pod_spec(
+            access.service_account,
+            restartPolicy="OnFailure",
+            containers=[
+                pod.worker(
+                    Stage.DELETE, access.worker_image, task, [], store_secret=access.store_secret
+                )
+            ],
+            volumes=[pod.scratch("tmp")],
+        ),
+    )
+
+
+def _job(
+    model: Manifest, name: str, component: str, extra_labels: dict[str, str], spec: Manifest
+) -> Manifest:
+    job = meta.child("batch/v1", "Job", model, component, name=name, extra_labels=extra_labels)
+    job["spec"] = {
+        "backoffLimit": BACKOFF_LIMIT,
+        "ttlSecondsAfterFinished": TTL_SECONDS,
+        "template": {
+            "metadata": {"labels": dict(job["metadata"]["labels"])},
+            "spec": spec,
+        },
+    }
+    return job
+
+
+def _task_claims(task: ConversionTask) -> list[str]:
+    return pod.claims(
+        task.source.uri,
+        task.calibration.uri if task.calibration else None,
+        task.evaluation.uri if task.evaluation else None,
+    )
+
+
+def _toolchain_environment(
+    model: Manifest, task: ConversionTask, precision: QuantizerPrecision, cores: int
+) -> list[Manifest]:
+    """The variables of the adapter contract, docs/reference/adapter-contract.md."""
+    calibration, evaluation, band = task.calibration, task.evaluation, precision.bits_per_weight
+    variables = {
+        "WORK_DIR": str(WORK_DIR),
+        "SOURCE_DIR": str(SOURCE_DIR),
+        "ARTIFACT_DIR": str(ARTIFACT_DIR),
+        "QUALITY_FILE": str(QUALITY_FILE),
+        "MODEL_NAME": model["metadata"]["name"],
+        "FORMAT": task.recipe.format,
+        "PRECISION": task.recipe.precision,
+        "METHOD": task.recipe.method,
+        "CALIBRATION_FILE": str(CALIBRATION_FILE) if calibration else "",
+        "CALIBRATION_SAMPLES": str(calibration.samples) if calibration else "",
+        "CALIBRATION_SEQUENCE_LENGTH": str(calibration.sequence_length) if calibration else "",
+        "EVALUATION_FILE": str(EVALUATION_FILE) if evaluation else "",
+        "EVALUATION_SEQUENCE_LENGTH": str(evaluation.sequence_length) if evaluation else "",
+        "EVALUATION_MAX_TOKENS": str(evaluation.max_tokens) if evaluation else "",
+        "BITS_PER_WEIGHT_MIN": band.min if band else "",
+        "BITS_PER_WEIGHT_MAX": band.max if band else "",
+        # More threads than the limit has cores spin against each other: libgomp's barriers made
+        # a contended run twenty times slower.
+        "OMP_NUM_THREADS": str(cores),
+    }
+    return [pod.env(name, value) for name, value in variables.items()]

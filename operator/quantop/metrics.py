@@ -1,0 +1,68 @@
+"""The operator's own Prometheus metrics."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from quantop.api.quantizedmodel import QuantizedModelStatus
+from quantop.reasons import ConditionType
+
+RECONCILES = Counter("quantop_reconcile", "Passes over an object, by result.", ["result"])
+DURATION = Histogram(
+    "quantop_reconcile_duration_seconds",
+    "Seconds that a pass over an object took.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+QUEUE_DEPTH = Gauge("quantop_queue_depth", "Objects that wait for a pass now.")
+LEADER = Gauge("quantop_leader", "1 where this replica works, 0 where it stands by.")
+CONDITION = Gauge(
+    "quantop_model_condition",
+    "1 while the condition is True, 0 while it is not.",
+    ["namespace", "model", "type"],
+)
+SIZE = Gauge(
+    "quantop_model_size_bytes",
+    "Bytes of the source's files and of the artifact's.",
+    ["namespace", "model", "of"],
+)
+SAVED = Gauge(
+    "quantop_model_saved_bytes",
+    "Bytes by which the artifact is smaller than its source.",
+    ["namespace", "model"],
+)
+JOB_SECONDS = Histogram(
+    "quantop_job_duration_seconds",
+    "Seconds from a Job's start to its end, by what it does and how it ended.",
+    ["job", "result"],
+    buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 3 * 3600, 12 * 3600),
+)
+
+
+def reconciled(result: str, seconds: float) -> None:
+    """Count a pass."""
+    RECONCILES.labels(result).inc()
+    DURATION.observe(seconds)
+
+
+def observe(namespace: str, model: str, status: QuantizedModelStatus) -> None:
+    """Show an object's state."""
+    for condition in status.conditions:
+        CONDITION.labels(namespace, model, condition.type).set(condition.status == "True")
+    if status.artifact:
+        SIZE.labels(namespace, model, "source").set(status.artifact.source_size_bytes)
+        SIZE.labels(namespace, model, "artifact").set(status.artifact.size_bytes)
+        SAVED.labels(namespace, model).set(
+            status.artifact.source_size_bytes - status.artifact.size_bytes
+        )
+
+
+def forget(key: tuple[str, str]) -> None:
+    """Show an object no more."""
+    for type_ in ConditionType:
+        _remove(CONDITION, *key, type_.value)
+    for of in ("source", "artifact"):
+        _remove(SIZE, *key, of)
+    _remove(SAVED, *key)
+
+
+def _remove(gauge: Gauge, *labels: str) -> None:
+    # prometheus_client ignores labels that were never set.
+    gauge.remove(*labels)

@@ -1,0 +1,59 @@
+"""Condition types and reasons: the words that programs may match on.
+
+Reasons of refusals come from the stage that refused (docs/reference/reasons.md lists them all).
+"""
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """What a QuantizedModel's conditions are about."""
+
+    READY = "Ready"
+    QUANTIZED = "Quantized"
+    VERIFIED = "Verified"
+    SERVING = "Serving"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class Reason(StrEnum):
+    """Reasons that the operator itself gives."""
+
+    # Going on.
+    PENDING = "Pending"
+    RESOLVING = "Resolving"
+    CONVERTING = "Converting"
+    WAITING_FOR_CONVERSION = "WaitingForConversion"
+    ROLLING_OUT = "RollingOut"
+    DELETING = "Deleting"
+    # Good.
+    PUBLISHED = "Published"
+    MEASURED = "Measured"
+    COVERED = "Covered"
+    SERVING = "Serving"
+    READY = "Ready"
+    SETTLED = "Settled"
+    HEALTHY = "Healthy"
+    NOT_REQUESTED = "NotRequested"
+    SCALED_TO_ZERO = "ScaledToZero"
+    # A person must act.
+    INVALID_SPEC = "InvalidSpec"
+    STORE_NOT_FOUND = "StoreNotFound"
+    STORE_NOT_ALLOWED = "StoreNotAllowed"
+    QUANTIZER_NOT_FOUND = "QuantizerNotFound"
+    PRECISION_NOT_SUPPORTED = "PrecisionNotSupported"
+    METHOD_NOT_SUPPORTED = "MethodNotSupported"
+    CALIBRATION_REQUIRED = "CalibrationRequired"
+    CALIBRATION_IGNORED = "CalibrationIgnored"
+    RUNTIME_NOT_FOUND = "RuntimeNotFound"
+    FORMAT_NOT_SERVED = "FormatNotServed"
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    SECRET_NOT_FOUND = "SecretNotFound"
+    CONTAINER_CONFIG_ERROR = "ContainerConfigError"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    JOB_FAILED = "JobFailed"
+    OUT_OF_MEMORY = "OutOfMemory"
+    ROLLOUT_FAILED = "RolloutFailed"
+    NAME_CONFLICT = "NameConflict"
+    DELETION_FAILED = "DeletionFailed"

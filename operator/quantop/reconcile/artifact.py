@@ -1,0 +1,384 @@
+"""The way from a spec to a published artifact: resolve, wait, convert.
+
+Pure: looks at the snapshot, says which Jobs should be and what the status should say.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from quantop.api.modelstore import AddressingStyle, ModelStoreSpec
+from quantop.api.quantizedmodel import (
+    Artifact,
+    ArtifactState,
+    Failure,
+    QualityStatus,
+    Resolution,
+)
+from quantop.builders import jobs, meta
+from quantop.builders.meta import Manifest
+from quantop.contract import (
+    ArtifactSummary,
+    CalibrationRef,
+    ConversionTask,
+    EvaluationRef,
+    PublishResult,
+    QualityReport,
+    Recipe,
+    Referrer,
+    ResolveResult,
+    SourceRef,
+    Stage,
+    StoreRef,
+    digest,
+)
+from quantop.reasons import Reason
+from quantop.reconcile import estimate, pods
+from quantop.reconcile.choices import ChosenQuantizer
+from quantop.reconcile.snapshot import Problem, Snapshot
+
+
+@dataclass(frozen=True)
+class ArtifactStep:
+    """Where the artifact stands. Without ``problem`` and ``progress`` it is published."""
+
+    artifact: Artifact | None = None
+    quality: QualityStatus | None = None
+    resolution: Resolution | None = None
+    failure: Failure | None = None
+    problem: Problem | None = None
+    progress: tuple[Reason, str] | None = None
+    job_names: frozenset[str] = frozenset()
+    """Names of the current recipe's Jobs; empty where the recipe is not known."""
+    apply: list[Manifest] = field(default_factory=list)
+    delete: list[Manifest] = field(default_factory=list)
+
+
+def next_step(
+    snapshot: Snapshot, store: ModelStoreSpec, quantizer: ChosenQuantizer
+) -> ArtifactStep:
+    """What to do next for the artifact of the current spec."""
+    task = conversion_task(snapshot, store, quantizer)
+    inputs = inputs_hash(snapshot, task)
+    names = frozenset(meta.job_name(snapshot.name, c, inputs) for c in (meta.RESOLVE, meta.CONVERT))
+    return replace(_step(snapshot, task, inputs, store, quantizer), job_names=names)
+
+
+def _step(
+    snapshot: Snapshot,
+    task: ConversionTask,
+    inputs: str,
+    store: ModelStoreSpec,
+    quantizer: ChosenQuantizer,
+) -> ArtifactStep:
+    failure = snapshot.status.failure
+    if failure is not None and failure.inputs_hash == inputs:
+        return ArtifactStep(failure=failure, problem=Problem(failure.reason, failure.message))
+    access = job_access(snapshot, store)
+    resolution = snapshot.status.resolution
+    if resolution is None or resolution.inputs_hash != inputs:
+        return _resolve(snapshot, task, inputs, access)
+    status = snapshot.status
+    if (
+        resolution.state is ArtifactState.PUBLISHED
+        and status.artifact is not None
+        and status.artifact.key == resolution.key
+    ):
+        return ArtifactStep(status.artifact, status.quality, resolution)
+    return _convert(snapshot, task, inputs, resolution, quantizer, access)
+
+
+def store_ref(store: ModelStoreSpec) -> StoreRef:
+    """A ModelStore as pods are told it."""
+    s3 = store.s3
+    return StoreRef(
+        endpoint=s3.endpoint,
+        region=s3.region,
+        bucket=s3.bucket,
+        prefix=s3.prefix or "",
+        path_style=s3.addressing_style is AddressingStyle.PATH,
+        ca_bundle=s3.ca_bundle,
+    )
+
+
+def referrer(snapshot: Snapshot) -> Referrer:
+    """The object as a store's references name it."""
+    return Referrer(
+        cluster=snapshot.settings.cluster_name,
+        namespace=snapshot.namespace,
+        name=snapshot.name,
+    )
+
+
+def job_access(snapshot: Snapshot, store: ModelStoreSpec) -> jobs.Access:
+    """How the object's Jobs get at the store and the source."""
+    return jobs.Access(
+        worker_image=snapshot.settings.worker_image,
+        service_account=store.service_account_name,
+        store_secret=store.credentials.writer_secret_name if store.credentials else None,
+        source_secret=snapshot.spec.source.credentials_secret_name,
+    )
+
+
+def conversion_task(
+    snapshot: Snapshot, store: ModelStoreSpec, quantizer: ChosenQuantizer
+) -> ConversionTask:
+    """The task that resolve, fetch and publish share; its key is not known yet."""
+    spec = snapshot.spec
+    calibration = spec.quantization.calibration
+    evaluation = spec.quality.evaluation if spec.quality else None
+    return ConversionTask(
+        store=store_ref(store),
+        source=SourceRef(
+            uri=spec.source.uri,
+            revision=spec.source.revision,
+            hub_endpoint=snapshot.settings.hub_endpoint,
+        ),
+        recipe=Recipe(
+            format=spec.quantization.format,
+            precision=spec.quantization.precision,
+            method=quantizer.method.name,
+            quantizer=quantizer.name,
+            quantizer_image=quantizer.spec.image,
+        ),
+        referrer=referrer(snapshot),
+        calibration=calibration
+        and CalibrationRef(
+            uri=calibration.uri,
+            samples=calibration.samples,
+            sequence_length=calibration.sequence_length,
+        ),
+        evaluation=evaluation
+        and EvaluationRef(
+            uri=evaluation.uri,
+            sequence_length=evaluation.sequence_length,
+            max_tokens=evaluation.max_tokens,
+        ),
+        architectures=tuple(quantizer.spec.architectures),
+        max_source_bytes=snapshot.settings.max_source_bytes,
+    )
+
+
+def inputs_hash(snapshot: Snapshot, task: ConversionTask) -> str:
+    """Hash over all that resolve is asked; the annotation lets a person ask again."""
+    again = snapshot.model["metadata"].get("annotations", {}).get(meta.REQUESTED_AT_ANNOTATION)
+    return digest({"task": task.model_dump(mode="json"), "requestedAt": again})
+
+
+def _resolve(
+    snapshot: Snapshot, task: ConversionTask, inputs: str, access: jobs.Access
+) -> ArtifactStep:
+    name = meta.job_name(snapshot.name, meta.RESOLVE, inputs)
+    job = snapshot.jobs.get(name)
+    if job is None:
+        return ArtifactStep(
+            progress=(Reason.RESOLVING, "Asking what the source is and whether the store has it."),
+            apply=[jobs.resolve_job(snapshot.model, name, task, access)],
+        )
+    mine = pods.of_job(snapshot.pods, name)
+    if said := pods.result(mine, Stage.RESOLVE):
+        try:
+            answer = ResolveResult.model_validate(said)
+        except ValidationError as error:
+            return _failed(inputs, _unreadable(Stage.RESOLVE, error), [job])
+        state = ArtifactState.PUBLISHED if answer.published else ArtifactState.MISSING
+        resolution = Resolution(
+            inputs_hash=inputs,
+            key=answer.key,
+            state=state,
+            source_identity=answer.source_identity[:256],
+            source_size_bytes=answer.source_size_bytes,
+            architecture=answer.architecture[:256],
+        )
+        if answer.published is None:
+            return ArtifactStep(
+                resolution=resolution,
+                progress=(Reason.CONVERTING, "The store does not have it: preparing a conversion."),
+            )
+        return ArtifactStep(
+            artifact_status(answer.published),
+            quality_status(answer.published.quality),
+            resolution,
+        )
+    return _unfinished(job, mine, inputs, Reason.RESOLVING, "Asking what the source is")
+
+
+def _convert(
+    snapshot: Snapshot,
+    task: ConversionTask,
+    inputs: str,
+    resolution: Resolution,
+    quantizer: ChosenQuantizer,
+    access: jobs.Access,
+) -> ArtifactStep:
+    name = meta.job_name(snapshot.name, meta.CONVERT, inputs)
+    job = snapshot.jobs.get(name)
+    if job is None:
+        if snapshot.peers:
+            peer = snapshot.peers[0]
+            return ArtifactStep(
+                resolution=resolution.model_copy(
+                    update={"awaited_job": f"{peer.namespace}/{peer.name}"}
+                ),
+                progress=(
+                    Reason.WAITING_FOR_CONVERSION,
+                    f"Job {peer.name} in namespace {peer.namespace} makes the same artifact.",
+                ),
+            )
+        if resolution.awaited_job:
+            # The other Job has ended: ask the store again, which also writes our reference.
+            old = snapshot.jobs.get(meta.job_name(snapshot.name, meta.RESOLVE, inputs))
+            return ArtifactStep(
+                progress=(
+                    Reason.RESOLVING,
+                    "The awaited conversion ended: asking the store again.",
+                ),
+                delete=[old] if old else [],
+            )
+        wants = estimate.estimate(
+            quantizer.spec, snapshot.spec.quantization.resources, resolution.source_size_bytes
+        )
+        if problem := estimate.exceeds(wants, resolution.source_size_bytes, snapshot.capacity):
+            return ArtifactStep(resolution=resolution, problem=problem)
+        keyed = task.model_copy(
+            update={"key": resolution.key, "source_identity": resolution.source_identity}
+        )
+        return ArtifactStep(
+            resolution=resolution,
+            progress=(Reason.CONVERTING, "Starting the conversion."),
+            apply=[
+                jobs.conversion_job(
+                    snapshot.model,
+                    name,
+                    keyed,
+                    access,
+                    quantizer.spec,
+                    quantizer.precision,
+                    wants.resources,
+                    wants.disk,
+                )
+            ],
+        )
+    mine = pods.of_job(snapshot.pods, name)
+    if said := pods.result(mine, Stage.PUBLISH):
+        try:
+            answer = PublishResult.model_validate(said)
+        except ValidationError as error:
+            return _failed(inputs, _unreadable(Stage.PUBLISH, error), [job])
+        return ArtifactStep(
+            artifact_status(answer.published),
+            quality_status(answer.published.quality),
+            resolution.model_copy(update={"state": ArtifactState.PUBLISHED, "awaited_job": ""}),
+        )
+    step = _unfinished(job, mine, inputs, Reason.CONVERTING, "Converting")
+    if step.failure is None and step.delete:
+        # Finished, and its answer is lost with its pod: the store knows.
+        old = snapshot.jobs.get(meta.job_name(snapshot.name, meta.RESOLVE, inputs))
+        return ArtifactStep(progress=step.progress, delete=[*step.delete, *([old] if old else [])])
+    return ArtifactStep(
+        resolution=resolution,
+        failure=step.failure,
+        problem=step.problem,
+        progress=step.progress,
+        delete=step.delete,
+    )
+
+
+def _unfinished(
+    job: Manifest,
+    mine: list[Manifest],
+    inputs: str,
+    reason: Reason,
+    doing: str,
+) -> ArtifactStep:
+    """A Job whose answer is not there: refused, failed, ended without a word, blocked, or going
+    on."""
+    if refused := pods.refusal(mine):
+        return _failed(inputs, refused, [job])
+    ended = {
+        c["type"]: c
+        for c in job.get("status", {}).get("conditions", [])
+        if c.get("status") == "True"
+    }
+    if "Failed" in ended:
+        why = pods.last_failure(mine) or Problem(
+            Reason.JOB_FAILED,
+            f"{job['metadata']['name']}: {ended['Failed'].get('message', 'failed')}",
+        )
+        return _failed(inputs, why, [])
+    if "Complete" in ended:
+        return ArtifactStep(
+            progress=(reason, "The Job ended, but its answer was lost with its pod: asking again."),
+            delete=[job],
+        )
+    if problem := pods.blocked(mine):
+        return ArtifactStep(problem=problem)
+    return ArtifactStep(progress=(reason, _progress(mine, doing)))
+
+
+def _progress(mine: list[Manifest], doing: str) -> str:
+    if stage := pods.running_stage(mine):
+        return f"{doing}: {stage} is running."
+    if why := pods.unschedulable(mine):
+        return f"{doing}: no node can take the pod yet: {why}"
+    if problem := pods.last_failure(mine):
+        return f"{doing}: trying again after {problem.message}"
+    return f"{doing}: its pod is starting."
+
+
+def _failed(inputs: str, problem: Problem, delete: list[Manifest]) -> ArtifactStep:
+    """Given up until the inputs change; a Job that would only try again is deleted."""
+    return ArtifactStep(
+        failure=Failure(
+            inputs_hash=inputs, reason=problem.reason[:128], message=problem.message[:4096]
+        ),
+        problem=problem,
+        delete=delete,
+    )
+
+
+def _unreadable(stage: Stage, error: ValidationError) -> Problem:
+    return Problem(
+        Reason.JOB_FAILED,
+        f"{stage}: its answer is not what this operator understands ({error.error_count()} "
+        "errors): use worker and operator images of the same version.",
+    )
+
+
+def artifact_status(summary: ArtifactSummary) -> Artifact:
+    """A published artifact as the status shows it."""
+    return Artifact(
+        key=summary.key,
+        uri=summary.uri,
+        size_bytes=summary.size_bytes,
+        source_size_bytes=summary.source_size_bytes,
+        bits_per_weight=decimal(summary.quality.bits_per_weight) if summary.quality else None,
+        format=summary.recipe.format,
+        precision=summary.recipe.precision,
+        method=summary.recipe.method,
+        quantizer=summary.recipe.quantizer,
+        quantizer_image=summary.recipe.quantizer_image,
+        manifest_digest=summary.manifest_digest,
+    )
+
+
+def quality_status(report: QualityReport | None) -> QualityStatus | None:
+    """What was measured, as the status shows it."""
+    if report is None:
+        return None
+    increase: float | None = None
+    if report.perplexity is not None and report.baseline_perplexity:
+        increase = (report.perplexity / report.baseline_perplexity - 1) * 100
+    return QualityStatus(
+        protocol=report.protocol,
+        baseline_perplexity=decimal(report.baseline_perplexity),
+        perplexity=decimal(report.perplexity),
+        increase_percent=decimal(increase),
+        tokens=report.tokens,
+    )
+
+
+def decimal(value: Any) -> str | None:
+    """A number as a decimal string with three digits behind the point."""
+    return None if value is None else f"{value:.3f}"

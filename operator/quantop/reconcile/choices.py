@@ -1,0 +1,188 @@
+"""What the cluster decides about a spec: its store, its quantizer, its runtime.
+
+Each function is pure and gives either the choice or the Problem that names the fix.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quantop.api.modelruntime import ModelRuntimeSpec
+from quantop.api.modelstore import ModelStoreSpec, NamespacesFrom
+from quantop.api.quantizer import (
+    CalibrationNeed,
+    QuantizerMethod,
+    QuantizerPrecision,
+    QuantizerSpec,
+)
+from quantop.reasons import Reason
+from quantop.reconcile.snapshot import Problem, Snapshot
+
+
+@dataclass(frozen=True)
+class ChosenQuantizer:
+    """A Quantizer, and what of it the recipe uses."""
+
+    name: str
+    spec: QuantizerSpec
+    precision: QuantizerPrecision
+    method: QuantizerMethod
+
+
+@dataclass(frozen=True)
+class ChosenRuntime:
+    """A ModelRuntime."""
+
+    name: str
+    spec: ModelRuntimeSpec
+
+
+def choose_store(snapshot: Snapshot) -> ModelStoreSpec | Problem:
+    """The ModelStore that the spec names, if the namespace may use it."""
+    name = snapshot.spec.storage.store_name
+    store = snapshot.stores.get(name)
+    if store is None:
+        return Problem(
+            Reason.STORE_NOT_FOUND,
+            f"spec.storage.storeName is {name!r}, but there is no such ModelStore; "
+            f"{_there_are('ModelStores', snapshot.stores)}. Name one of them, or create it.",
+        )
+    allowed = store.allowed_namespaces
+    if allowed.from_ is NamespacesFrom.SELECTOR:
+        wanted = allowed.match_labels or {}
+        if not wanted.items() <= dict(snapshot.namespace_labels).items():
+            labels = ", ".join(f"{key}={value}" for key, value in sorted(wanted.items()))
+            return Problem(
+                Reason.STORE_NOT_ALLOWED,
+                f"ModelStore {name!r} is open to namespaces labelled {labels} only: label "
+                f"namespace {snapshot.namespace!r} so, or name another store in "
+                "spec.storage.storeName.",
+            )
+    return store
+
+
+def choose_quantizer(snapshot: Snapshot) -> ChosenQuantizer | Problem:
+    """The Quantizer that the spec names, or the one of highest priority that can do the recipe."""
+    wanted = snapshot.spec.quantization
+    candidates = sorted(snapshot.quantizers.items(), key=lambda item: (-item[1].priority, item[0]))
+    if wanted.quantizer_name is not None:
+        candidates = [item for item in candidates if item[0] == wanted.quantizer_name]
+        if not candidates:
+            return Problem(
+                Reason.QUANTIZER_NOT_FOUND,
+                f"spec.quantization.quantizerName is {wanted.quantizer_name!r}, but there is no "
+                f"such Quantizer; {_there_are('Quantizers', snapshot.quantizers)}.",
+            )
+    writers = [(name, q) for name, q in candidates if q.format == wanted.format]
+    if not writers:
+        formats = {q.format for _, q in candidates}
+        who = "it writes" if wanted.quantizer_name else "the Quantizers of this cluster write"
+        return Problem(
+            Reason.QUANTIZER_NOT_FOUND,
+            f"spec.quantization.format is {wanted.format!r}, but {who} "
+            f"{_listed(formats) or 'nothing: there is none'}.",
+        )
+    for name, quantizer in writers:
+        for precision in quantizer.precisions:
+            if precision.name == wanted.precision:
+                return _with_method(snapshot, name, quantizer, precision)
+    possible = {p.name for _, q in writers for p in q.precisions}
+    return Problem(
+        Reason.PRECISION_NOT_SUPPORTED,
+        f"spec.quantization.precision is {wanted.precision!r}, which no Quantizer for "
+        f"{wanted.format} offers here; possible: {_listed(possible)}.",
+    )
+
+
+def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
+    """The ModelRuntime that the spec names, or the one of highest priority that serves the
+    recipe's format and precision; None where serving is not asked for."""
+    serving = snapshot.spec.serving
+    if serving is None:
+        return None
+    wanted = snapshot.spec.quantization
+    able = {
+        n: r for n, r in snapshot.runtimes.items() if _serves(r, wanted.format, wanted.precision)
+    }
+    if serving.runtime_name is not None:
+        runtime = snapshot.runtimes.get(serving.runtime_name)
+        if runtime is None:
+            return Problem(
+                Reason.RUNTIME_NOT_FOUND,
+                f"spec.serving.runtimeName is {serving.runtime_name!r}, but there is no such "
+                f"ModelRuntime; {_there_are('ModelRuntimes', snapshot.runtimes)}.",
+            )
+        if serving.runtime_name not in able:
+            return Problem(
+                Reason.FORMAT_NOT_SERVED,
+                f"ModelRuntime {serving.runtime_name!r} serves {_served(runtime)}, not "
+                f"{wanted.format} {wanted.precision}; able: {_listed(able) or 'none'}. Change "
+                "spec.serving.runtimeName or spec.quantization.",
+            )
+        return ChosenRuntime(serving.runtime_name, runtime)
+    if not able:
+        return Problem(
+            Reason.RUNTIME_NOT_FOUND,
+            f"no ModelRuntime of this cluster serves {wanted.format} {wanted.precision}; "
+            f"{_there_are('ModelRuntimes', snapshot.runtimes)}. Install one that does, or remove "
+            "spec.serving to make the artifact alone.",
+        )
+    name = min(able, key=lambda n: (-able[n].priority, n))
+    return ChosenRuntime(name, able[name])
+
+
+def _with_method(
+    snapshot: Snapshot, name: str, quantizer: QuantizerSpec, precision: QuantizerPrecision
+) -> ChosenQuantizer | Problem:
+    wanted = snapshot.spec.quantization
+    if wanted.method is None:
+        # Calibration text given: prefer the first method that uses it over the plain default.
+        uses = [m for m in precision.methods if m.calibration is not CalibrationNeed.IGNORED]
+        free = [m for m in precision.methods if m.calibration is not CalibrationNeed.REQUIRED]
+        preferred = uses if wanted.calibration else free
+        method = (preferred or precision.methods)[0]
+    else:
+        named = [m for m in precision.methods if m.name == wanted.method]
+        if not named:
+            return Problem(
+                Reason.METHOD_NOT_SUPPORTED,
+                f"spec.quantization.method is {wanted.method!r}, which Quantizer {name!r} does not "
+                f"offer for {precision.name}; possible: "
+                f"{_listed(m.name for m in precision.methods)}.",
+            )
+        method = named[0]
+    if method.calibration is CalibrationNeed.REQUIRED and wanted.calibration is None:
+        return Problem(
+            Reason.CALIBRATION_REQUIRED,
+            f"{precision.name} by {method.name} needs calibration text: set "
+            "spec.quantization.calibration.uri.",
+        )
+    if method.calibration is CalibrationNeed.IGNORED and wanted.calibration is not None:
+        return Problem(
+            Reason.CALIBRATION_IGNORED,
+            f"{precision.name} by {method.name} makes no use of calibration text: remove "
+            "spec.quantization.calibration, or choose a method that does.",
+        )
+    return ChosenQuantizer(name, quantizer, precision, method)
+
+
+def _serves(runtime: ModelRuntimeSpec, format_: str, precision: str) -> bool:
+    return any(
+        f.format == format_ and (not f.precisions or precision in f.precisions)
+        for f in runtime.formats
+    )
+
+
+def _served(runtime: ModelRuntimeSpec) -> str:
+    return ", ".join(
+        f.format + (f" ({', '.join(f.precisions)})" if f.precisions else "")
+        for f in runtime.formats
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _there_are(kind: str, names: Iterable[str]) -> str:
+    listed = _listed(names)
+    return f"there are {kind} {listed}" if listed else f"there are no {kind}"

@@ -1,0 +1,68 @@
+"""Events on an object: what a person would want to know, once per change."""
+
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+
+from quantop.api.base import API_VERSION, Condition
+from quantop.api.quantizedmodel import QuantizedModelStatus
+from quantop.builders.meta import Manifest
+from quantop.reasons import ConditionType, Reason
+
+TOLD = (
+    ConditionType.STALLED,
+    ConditionType.QUANTIZED,
+    ConditionType.VERIFIED,
+    ConditionType.SERVING,
+    ConditionType.READY,
+)
+QUIET = {Reason.PENDING, Reason.HEALTHY, Reason.NOT_REQUESTED, Reason.SETTLED}
+COMPONENT = "quantop-operator"
+NOTE_LENGTH = 1024
+"""The API's bound on an Event's note."""
+
+
+def transitions(
+    model: Manifest, before: QuantizedModelStatus, after: QuantizedModelStatus, now: datetime
+) -> Iterator[Manifest]:
+    """An Event for each condition whose status or reason changed; a problem is told once."""
+    old = {c.type: c for c in before.conditions}
+    is_stalled = any(
+        c.type == ConditionType.STALLED and c.status == "True" for c in after.conditions
+    )
+    told: set[str] = set()
+    for condition in after.conditions:
+        if condition.type not in TOLD or condition.reason in QUIET or condition.reason in told:
+            continue
+        previous = old.get(condition.type)
+        if previous and (previous.status, previous.reason) == (condition.status, condition.reason):
+            continue
+        told.add(condition.reason)
+        yield _event(model, condition, is_stalled, now)
+
+
+def _event(model: Manifest, condition: Condition, warning: bool, now: datetime) -> Manifest:
+    metadata = model["metadata"]
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}",
+            "namespace": metadata["namespace"],
+        },
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "type": "Warning" if warning and condition.type != ConditionType.SERVING else "Normal",
+        "reason": condition.reason,
+        "action": condition.type,
+        "note": condition.message[:NOTE_LENGTH],
+        "reportingController": f"quantop.dev/{COMPONENT}",
+        "reportingInstance": COMPONENT,
+        "regarding": {
+            "apiVersion": API_VERSION,
+            "kind": "QuantizedModel",
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+    }

@@ -1,0 +1,270 @@
+"""The plan of one pass: pure, without I/O and without a clock of its own."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from quantop.api.quantizedmodel import (
+    DeletionPolicy,
+    QuantizedModelStatus,
+)
+from quantop.builders import jobs, meta, serving
+from quantop.builders.meta import Manifest
+from quantop.conditions import PENDING, State, merge
+from quantop.contract import DeleteTask, digest
+from quantop.reasons import ConditionType, Reason
+from quantop.reconcile import artifact, choices, pods, rollout
+from quantop.reconcile.artifact import ArtifactStep
+from quantop.reconcile.drift import needs_apply, with_hash
+from quantop.reconcile.rollout import RolloutStep
+from quantop.reconcile.snapshot import Problem, Snapshot
+
+MAX_PUBLISHED_KEYS = 64
+"""Bound of ``status.publishedKeys``; the oldest is forgotten, and its artifact retained."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The writes that lead from what is to what should be.
+
+    ``apply`` are whole manifests for server-side apply, ``delete`` live objects, ``finalizers`` the
+    new list where it changes, ``status`` what the status should be.
+    """
+
+    status: QuantizedModelStatus
+    apply: list[Manifest] = field(default_factory=list)
+    delete: list[Manifest] = field(default_factory=list)
+    finalizers: list[str] | None = None
+
+
+def plan(snapshot: Snapshot, now: datetime) -> Plan:
+    """What one pass over an object should write; nothing at all when the object is settled."""
+    if snapshot.deleting:
+        return _plan_deletion(snapshot, now)
+    problem, step, rolled = _next(snapshot)
+    apply = [m for m in map(with_hash, step.apply) if needs_apply(m, None)] + rolled.apply
+    delete = [*step.delete, *rolled.delete, *_superseded_jobs(snapshot, step)]
+    return Plan(
+        status=_status(snapshot, now, problem, step, rolled),
+        apply=apply,
+        delete=_unique(delete),
+        finalizers=_finalizers(snapshot),
+    )
+
+
+def stalled(snapshot: Snapshot, problem: Problem, now: datetime) -> Plan:
+    """The plan when something outside planning failed for good, for example because the API
+    server refuses a child: what serves is left alone."""
+    step = ArtifactStep(
+        artifact=snapshot.status.artifact,
+        quality=snapshot.status.quality,
+        resolution=snapshot.status.resolution,
+    )
+    return Plan(_status(snapshot, now, problem, step, rollout.as_it_is(snapshot)))
+
+
+def _next(snapshot: Snapshot) -> tuple[Problem | None, ArtifactStep, RolloutStep]:
+    """The chain: store, quantizer, runtime, artifact, rollout. The first Problem ends it, and
+    what serves is left as it is."""
+    unchanged = ArtifactStep(resolution=snapshot.status.resolution, failure=snapshot.status.failure)
+    store = choices.choose_store(snapshot)
+    if isinstance(store, Problem):
+        return store, unchanged, rollout.as_it_is(snapshot)
+    quantizer = choices.choose_quantizer(snapshot)
+    if isinstance(quantizer, Problem):
+        return quantizer, unchanged, rollout.as_it_is(snapshot)
+    runtime = choices.choose_runtime(snapshot)
+    if isinstance(runtime, Problem):
+        return runtime, unchanged, rollout.as_it_is(snapshot)
+    step = artifact.next_step(snapshot, store, quantizer)
+    if step.artifact is None:
+        return step.problem, step, rollout.as_it_is(snapshot)
+    rolled = rollout.next_step(snapshot, step.artifact, runtime, store)
+    return rolled.problem, step, rolled
+
+
+def _status(
+    snapshot: Snapshot,
+    now: datetime,
+    problem: Problem | None,
+    step: ArtifactStep,
+    rolled: RolloutStep,
+) -> QuantizedModelStatus:
+    before = snapshot.status
+    published = step.artifact or before.artifact
+    keys = list(before.published_keys)
+    if step.artifact and step.artifact.key not in keys:
+        keys = [*keys, step.artifact.key][-MAX_PUBLISHED_KEYS:]
+    selected = serving.selector(snapshot.name)
+    states = _states(snapshot, problem, step, rolled)
+    return QuantizedModelStatus(
+        observed_generation=snapshot.generation,
+        conditions=merge(before.conditions, states, snapshot.generation, now),
+        resolution=step.resolution,
+        failure=step.failure,
+        artifact=published,
+        quality=step.quality if step.artifact else before.quality,
+        endpoint=rolled.endpoint,
+        replicas=rolled.replicas,
+        ready_replicas=rolled.ready_replicas,
+        selector=",".join(f"{key}={value}" for key, value in sorted(selected.items())),
+        published_keys=keys,
+    )
+
+
+def _states(
+    snapshot: Snapshot, problem: Problem | None, step: ArtifactStep, rolled: RolloutStep
+) -> dict[ConditionType, State]:
+    made = step.artifact
+    wants_serving = snapshot.spec.serving is not None
+    if made is not None:
+        quantized = State(True, Reason.PUBLISHED, f"The artifact is at {made.uri}.")
+        verified = _verified(step)
+    else:
+        verified = PENDING
+        if problem is not None:
+            quantized = State(False, problem.reason, problem.message)
+        else:
+            reason, message = step.progress or (Reason.PENDING, PENDING.message)
+            quantized = State(False, reason, message)
+    done = made is not None and rolled.settled and not rolled.apply
+    if problem is not None:
+        ready = State(False, problem.reason, problem.message)
+    elif made is None:
+        ready = quantized
+    elif not wants_serving:
+        ready = State(True, Reason.READY, f"The artifact is at {made.uri}.")
+    elif rolled.answers:
+        url = rolled.endpoint.url if rolled.endpoint else ""
+        ready = State(True, Reason.READY, f"{made.precision} answers at {url}.")
+    else:
+        ready = State(False, rolled.serving.reason, rolled.serving.message)
+    if problem is not None:
+        reconciling = State(False, problem.reason, "Waiting for a person: see Stalled.")
+        stalled_ = State(True, problem.reason, problem.message)
+    else:
+        stalled_ = State(False, Reason.HEALTHY, "Nothing is wrong.")
+        if done:
+            reconciling = State(False, Reason.SETTLED, "Everything is as the spec says.")
+        else:
+            under_way = quantized if made is None else rolled.serving
+            reconciling = State(True, under_way.reason, under_way.message)
+    return {
+        ConditionType.READY: ready,
+        ConditionType.QUANTIZED: quantized,
+        ConditionType.VERIFIED: verified,
+        ConditionType.SERVING: rolled.serving,
+        ConditionType.RECONCILING: reconciling,
+        ConditionType.STALLED: stalled_,
+    }
+
+
+def _verified(step: ArtifactStep) -> State:
+    """Published means that every byte was hashed and the coverage check passed."""
+    assert step.artifact is not None
+    bits = step.artifact.bits_per_weight
+    quality = step.quality
+    if quality is None or quality.perplexity is None:
+        return State(
+            True,
+            Reason.COVERED,
+            f"{bits or 'Unknown'} bits per weight. No evaluation text is given: quality is not "
+            "measured.",
+        )
+    change = f" ({float(quality.increase_percent):+.2f} %)" if quality.increase_percent else ""
+    return State(
+        True,
+        Reason.MEASURED,
+        f"Perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
+        f"{quality.tokens} tokens, {bits} bits per weight.",
+    )
+
+
+def _superseded_jobs(snapshot: Snapshot, step: ArtifactStep) -> list[Manifest]:
+    """Unfinished Jobs of an earlier recipe: nobody waits for them any more."""
+    if not step.job_names:
+        return []
+    return [
+        job
+        for name, job in snapshot.jobs.items()
+        if name not in step.job_names and not _finished(job)
+    ]
+
+
+def _finished(job: Manifest) -> bool:
+    return any(
+        c.get("type") in ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
+        and c.get("status") == "True"
+        for c in job.get("status", {}).get("conditions", [])
+    )
+
+
+def _finalizers(snapshot: Snapshot) -> list[str] | None:
+    """The finalizer is there exactly while deleting the object must delete its artifacts."""
+    wanted = snapshot.spec.storage.deletion_policy is DeletionPolicy.DELETE
+    others = [f for f in snapshot.finalizers if f != meta.FINALIZER]
+    there = meta.FINALIZER in snapshot.finalizers
+    if wanted == there:
+        return None
+    return [*others, meta.FINALIZER] if wanted else others
+
+
+def _plan_deletion(snapshot: Snapshot, now: datetime) -> Plan:
+    """Remove the artifacts that only this object refers to, then let the object go."""
+    status = snapshot.status
+    if meta.FINALIZER not in snapshot.finalizers:
+        return Plan(status)
+    release = Plan(status, finalizers=[f for f in snapshot.finalizers if f != meta.FINALIZER])
+    keeps = snapshot.spec.storage.deletion_policy is DeletionPolicy.RETAIN
+    # No Job can be made in a namespace that is going: the artifact stays, the object must not.
+    if keeps or not status.published_keys or snapshot.namespace_terminating:
+        return release
+    store = choices.choose_store(snapshot)
+    if isinstance(store, Problem):
+        hint = " Or set spec.storage.deletionPolicy to Retain to let the object go."
+        return stalled(snapshot, Problem(store.reason, store.message + hint), now)
+    task = DeleteTask(
+        store=artifact.store_ref(store),
+        keys=tuple(status.published_keys),
+        referrer=artifact.referrer(snapshot),
+    )
+    name = meta.job_name(snapshot.name, meta.DELETE, digest(task.model_dump(mode="json")))
+    running = [
+        job for job_name, job in snapshot.jobs.items() if job_name != name and not _finished(job)
+    ]
+    job = snapshot.jobs.get(name)
+    if job is None:
+        made = jobs.delete_job(snapshot.model, name, task, artifact.job_access(snapshot, store))
+        return Plan(_deleting(snapshot, now), apply=[with_hash(made)], delete=running)
+    conditions = {
+        c["type"] for c in job.get("status", {}).get("conditions", []) if c.get("status") == "True"
+    }
+    if "Complete" in conditions:
+        return release
+    mine = pods.of_job(snapshot.pods, name)
+    refused = pods.refusal(mine) or (pods.last_failure(mine) if "Failed" in conditions else None)
+    if refused is None and "Failed" in conditions:
+        refused = Problem(Reason.DELETION_FAILED, f"Job {name} failed; delete it to try again.")
+    problem = refused or pods.blocked(mine)
+    if problem:
+        hint = (
+            f" Put that right and delete Job {name} to try again, or set "
+            "spec.storage.deletionPolicy to Retain to let the object go."
+        )
+        return stalled(snapshot, Problem(Reason.DELETION_FAILED, problem.message + hint), now)
+    return Plan(_deleting(snapshot, now))
+
+
+def _deleting(snapshot: Snapshot, now: datetime) -> QuantizedModelStatus:
+    state = State(False, Reason.DELETING, "Removing the artifacts that nothing else refers to.")
+    states = dict.fromkeys(ConditionType, state) | {
+        ConditionType.RECONCILING: State(True, state.reason, state.message),
+        ConditionType.STALLED: State(False, Reason.HEALTHY, "Nothing is wrong."),
+    }
+    conditions = merge(snapshot.status.conditions, states, snapshot.generation, now)
+    return snapshot.status.model_copy(
+        update={"conditions": conditions, "observed_generation": snapshot.generation}
+    )
+
+
+def _unique(objects: list[Manifest]) -> list[Manifest]:
+    return list({o["metadata"]["uid"]: o for o in objects}.values())

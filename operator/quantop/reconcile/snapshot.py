@@ -1,0 +1,83 @@
+"""Everything that one pass over one object looks at, frozen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from quantop.api.modelruntime import ModelRuntimeSpec
+from quantop.api.modelstore import ModelStoreSpec
+from quantop.api.quantizedmodel import QuantizedModelSpec, QuantizedModelStatus
+from quantop.api.quantizer import QuantizerSpec
+from quantop.builders.meta import Manifest
+from quantop.settings import Settings
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the largest node can hold, in bytes; None while no node is known."""
+
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another object's running conversion Job for the same artifact key."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is: the model, parsed, and the children as the API has them."""
+
+    model: Manifest
+    spec: QuantizedModelSpec
+    status: QuantizedModelStatus
+    settings: Settings
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    namespace_terminating: bool = False
+    stores: Mapping[str, ModelStoreSpec] = field(default_factory=dict)
+    quantizers: Mapping[str, QuantizerSpec] = field(default_factory=dict)
+    runtimes: Mapping[str, ModelRuntimeSpec] = field(default_factory=dict)
+    jobs: Mapping[str, Manifest] = field(default_factory=dict)
+    pods: tuple[Manifest, ...] = ()
+    deployment: Manifest | None = None
+    service: Manifest | None = None
+    disruption_budget: Manifest | None = None
+    autoscaler: Manifest | None = None
+    peers: tuple[Peer, ...] = ()
+    capacity: Capacity | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.model["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """The model's namespace."""
+        return str(self.model["metadata"]["namespace"])
+
+    @property
+    def generation(self) -> int:
+        """The generation of the model's spec."""
+        return int(self.model["metadata"].get("generation", 0))
+
+    @property
+    def finalizers(self) -> list[str]:
+        """The model's finalizers."""
+        return list(self.model["metadata"].get("finalizers", []))
+
+    @property
+    def deleting(self) -> bool:
+        """Whether the model is being deleted."""
+        return "deletionTimestamp" in self.model["metadata"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that only a person can put right."""
+
+    reason: str
+    message: str
