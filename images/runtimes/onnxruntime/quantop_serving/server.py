@@ -1,0 +1,72 @@
+"""The process: uvicorn, its signals and its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from quantop_drain import drain_file
+
+from quantop_serving.app import create_app
+from quantop_serving.drain import Drain
+from quantop_serving.engine import Engine
+from quantop_serving.metrics import Metrics
+from quantop_serving.service import ModelService
+from quantop_serving.settings import Settings
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 5
+"""How long an idle connection is kept; less than what the preStop hook waits."""
+
+
+class DrainingServer(uvicorn.Server):
+    """SIGTERM lets it serve on until nobody is served any more; a second one ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._drain.signalled:
+            super().handle_exit(sig, frame)
+            return
+        log.info("signal %d: draining", sig)
+        self._drain.signal()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._drain.done(answering=len(self.server_state.tasks)):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings, load: Callable[[], Engine]) -> int:
+    """Serve until a signal ends it. Returns the exit code: 1 when the model could not be loaded."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    metrics = Metrics(settings.model_name)
+    drain = Drain(drain_file(), linger=settings.drain_linger, timeout=settings.drain_timeout)
+    failures: list[BaseException] = []
+
+    def load_failed(error: BaseException) -> None:
+        log.error("the model in %s cannot be loaded: %s", settings.model_dir, error)
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(ModelService(settings, load, metrics), metrics, drain, load_failed)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        # The drain has waited for the requests already; what is left now is to be cut.
+        timeout_graceful_shutdown=1,
+    )
+    server = DrainingServer(config, drain)
+    server.run()
+    return 1 if failures or not server.started else 0

@@ -1,0 +1,148 @@
+"""One model behind the routes: loading it, checking requests against it, queueing them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from quantop_serving.engine import ChatMessage, Engine, PromptError, Sampling
+from quantop_serving.errors import OVERLOADED, SERVER_ERROR, ApiError
+from quantop_serving.metrics import Metrics
+from quantop_serving.requests import ChatCompletionRequest, CompletionRequest, GenerationRequest
+from quantop_serving.scheduler import Generation, QueueFullError, Scheduler
+from quantop_serving.settings import Settings
+
+log = logging.getLogger(__name__)
+
+COMPLETION_TOKENS = 16
+"""OpenAI's default for `/v1/completions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that can answer."""
+
+    engine: Engine
+    scheduler: Scheduler
+    since: int
+    """Unix seconds."""
+
+
+class ModelService:
+    """Holds the one model of this server; `loaded` is None until it can answer."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Engine], metrics: Metrics) -> None:
+        self.settings = settings
+        self.loaded: Loaded | None = None
+        self._load = load
+        self._metrics = metrics
+
+    async def start(self) -> None:
+        """Load the model in a thread, so that the health routes answer. Raises what `load` does."""
+        begin = time.perf_counter()
+        engine = await asyncio.to_thread(self._load)
+        scheduler = Scheduler(
+            engine,
+            self._metrics,
+            max_running=self.settings.max_running,
+            max_waiting=self.settings.max_waiting,
+        )
+        self.loaded = Loaded(engine, scheduler, int(time.time()))
+        log.info(
+            "model %s loaded in %.2f s: %s, context of %d tokens, %d threads",
+            self.settings.model_name,
+            time.perf_counter() - begin,
+            engine.platform,
+            engine.context_length,
+            self.settings.threads,
+        )
+
+    def stop(self) -> None:
+        """Cancel every generation."""
+        if self.loaded is not None:
+            self.loaded.scheduler.close()
+
+    def check_name(self, name: str) -> None:
+        """Raise a 404 unless this is the model's name."""
+        if name != self.settings.model_name:
+            raise ApiError(
+                404,
+                f"The model '{name}' does not exist here; this server has"
+                f" '{self.settings.model_name}'.",
+                param="model",
+                code="model_not_found",
+            )
+
+    async def complete(self, request: CompletionRequest) -> Generation:
+        """Admit a request for a completion. Raises ApiError."""
+        loaded = self._ready(request)
+        prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
+        if isinstance(prompt, str):
+            tokens = await asyncio.to_thread(loaded.engine.encode, prompt)
+        else:
+            tokens = [token for token in request.prompt if isinstance(token, int)]
+        if not tokens:
+            raise ApiError(400, "'prompt' has no token.", param="prompt")
+        if max(tokens) >= loaded.engine.vocabulary_size:
+            raise ApiError(400, f"'prompt': the model has no token {max(tokens)}.", param="prompt")
+        wanted = COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+        return self._submit(loaded, request, tokens, wanted, param="prompt")
+
+    async def chat(self, request: ChatCompletionRequest) -> Generation:
+        """Admit a request for the answer in a conversation. Raises ApiError."""
+        loaded = self._ready(request)
+        messages = [ChatMessage(message.role, message.text) for message in request.messages]
+        try:
+            tokens = await asyncio.to_thread(loaded.engine.encode_chat, messages)
+        except PromptError as error:
+            raise ApiError(400, str(error), param="messages") from error
+        return self._submit(loaded, request, tokens, request.answer_tokens, param="messages")
+
+    def _ready(self, request: GenerationRequest) -> Loaded:
+        self.check_name(request.model)
+        if self.loaded is None:
+            raise ApiError(
+                503, "The model is still loading.", kind=SERVER_ERROR, code="loading", retry_after=1
+            )
+        return self.loaded
+
+    def _submit(
+        self,
+        loaded: Loaded,
+        request: GenerationRequest,
+        prompt: Sequence[int],
+        wanted: int | None,
+        *,
+        param: str,
+    ) -> Generation:
+        room = loaded.engine.context_length - len(prompt)
+        if room < (wanted or 1):
+            asked = "an answer" if wanted is None else f"{wanted} tokens of answer"
+            raise ApiError(
+                400,
+                f"This model's context is {loaded.engine.context_length} tokens, but the prompt has"
+                f" {len(prompt)} and {asked} was asked for. Shorten one of them.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        sampling = Sampling(
+            max_tokens=room if wanted is None else wanted,
+            temperature=1.0 if request.temperature is None else request.temperature,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            seed=request.seed,
+            ignore_eos=request.ignore_eos,
+        )
+        try:
+            return loaded.scheduler.submit(prompt, sampling)
+        except QueueFullError as error:
+            raise ApiError(
+                429,
+                f"{self.settings.max_running} requests run and {self.settings.max_waiting} wait"
+                " already. Try again later.",
+                kind=OVERLOADED,
+                code="queue_full",
+                retry_after=1,
+            ) from error
