@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MODELS = Path(__file__).parent / "models"
-TEXTS = ("calibration.txt", "evaluation.txt")
 SOURCES_BUCKET = "models"
-TEXTS_BUCKET = "datasets"
+TEXTS_PREFIX = "texts"
 ARTIFACTS_BUCKET = "artifacts"
 
 
@@ -92,8 +91,15 @@ def push_file(s3: "S3Client", path: Path, bucket: str, name: str) -> int:
 
 def push_test_models(s3: "S3Client") -> int:
     """Upload the committed test models and texts, making the buckets; bytes altogether."""
-    for bucket in (SOURCES_BUCKET, TEXTS_BUCKET, ARTIFACTS_BUCKET):
+    for bucket in (SOURCES_BUCKET, ARTIFACTS_BUCKET):
         ensure_bucket(s3, bucket)
     checkpoints = sorted(path.parent for path in MODELS.glob("*/config.json"))
     total = sum(push_checkpoint(s3, folder, SOURCES_BUCKET, folder.name) for folder in checkpoints)
-    return total + sum(push_file(s3, MODELS / text, TEXTS_BUCKET, text) for text in TEXTS)
+    for text in ("calibration.txt", "evaluation.txt"):
+        total += push_file(s3, MODELS / text, SOURCES_BUCKET, f"{TEXTS_PREFIX}/{text}")
+    return total
+
+
+def text_uri(name: str) -> str:
+    """The uri of a committed text, ``calibration.txt`` or ``evaluation.txt``."""
+    return f"s3://{SOURCES_BUCKET}/{TEXTS_PREFIX}/{name}"
