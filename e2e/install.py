@@ -38,8 +38,7 @@ def install_operator(
     subprocess.run(
         [
             "helm", "upgrade", "--install", RELEASE, str(CHART),
-            f"--namespace={SYSTEM_NAMESPACE}", "--create-namespace",
-            "--wait", "--timeout=5m", "--values=-",
+            f"--namespace={SYSTEM_NAMESPACE}", "--wait", "--timeout=5m", "--values=-",
             *([f"--values={values}"] if values else []),
         ],
         input=json.dumps(chosen), text=True, check=True, stdout=subprocess.DEVNULL,
@@ -112,8 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         store = Store.from_environment()
+        kubectl = Kubectl()
+        ensure_namespace(kubectl, SYSTEM_NAMESPACE)
         install_operator(options.registry, options.digests, options.values)
-        Kubectl().apply(model_store(store))
+        kubectl.apply(model_store(store))
     except KeyError as error:
         print(f"the environment variable {error} is missing", file=sys.stderr)
     except (KubectlError, subprocess.CalledProcessError) as error:
