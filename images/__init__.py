@@ -1,0 +1,1 @@
+"""The container images and the program that builds them."""

@@ -1,0 +1,148 @@
+"""The source: a Hugging Face checkpoint with safetensors weights, and what every toolchain asks of it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantop_adapters.refusal import Refused
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+# Bytes of one number of each safetensors type; types below a byte do not occur in checkpoints to be quantized.
+TYPE_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in a safetensors file; `offset` is where its bytes start in `file`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def bits(self) -> int:
+        """How many bits store it."""
+        return self.numbers * TYPE_BYTES[self.dtype] * 8
+
+    def read_int64(self) -> tuple[int, ...]:
+        """The values of a small tensor of type I64."""
+        with self.file.open("rb") as handle:
+            handle.seek(self.offset)
+            return struct.unpack(f"<{self.numbers}q", handle.read(8 * self.numbers))
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder's safetensors files by name, read from their headers."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            header = json.loads(handle.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start = 8 + length + entry["data_offsets"][0]
+                found[name] = Tensor(name, entry["dtype"], tuple(entry["shape"]), file, start)
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty when there is no such file."""
+    value = json.loads(path.read_text()) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The first architecture that config.json names."""
+    return str((config.get("architectures") or ["(none)"])[0])
+
+
+def check(folder: Path) -> None:
+    """Refuse what is no checkpoint, what would run code of its own, and what is quantized already.
+
+    Raises:
+        Refused: with the reason.
+    """
+    config = read_json(folder / "config.json")
+    if not config:
+        raise Refused("InvalidSource", "the source has no config.json: spec.source must name a checkpoint's folder")
+    if not any(folder.glob("*.safetensors")):
+        raise Refused("InvalidSource", "the source has no *.safetensors: save its weights as safetensors")
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in read_json(folder / name):
+            raise Refused("CustomCode", f"the source's {name} has auto_map, which runs the checkpoint's own code")
+    if "quantization_config" in config:
+        raise Refused(
+            "SourceQuantized",
+            "the source is quantized already (config.json has quantization_config): name the original checkpoint",
+        )
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files as they are."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The checkpoint's tokenizer by transformers.
+
+    Raises:
+        Refused: transformers cannot read it.
+    """
+    transformers: Any = importlib.import_module("transformers")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise Refused("UnsupportedTokenizer", f"transformers cannot read the source's tokenizer: {error}") from None
+
+
+def token_ids(folder: Path, text: str) -> list[int]:
+    """The beginning-of-text token, where the checkpoint has one, and the text's tokens without special ones."""
+    tokenizer = load_tokenizer(folder)
+    first = tokenizer.bos_token_id
+    if first is None:
+        first = read_json(folder / "config.json").get("bos_token_id")
+    ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+    return ids if first is None else [int(first), *ids]

@@ -1,0 +1,94 @@
+"""What a quantization really did, counted from the artifact's own tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from quantop_adapters.refusal import Refused
+
+UNQUANTIZED = frozenset({"F16", "BF16", "FP16", "F32", "FP32"})
+"""Precisions that convert a format without quantizing."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One logical weight: how many numbers it stands for, and the bits that store them with scales and zero points.
+
+    `is_layer` says that it is a matrix to multiply by, `quantized` that it is stored in a quantized type.
+    """
+
+    numbers: int
+    bits: int
+    is_layer: bool
+    quantized: bool
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The weights of an artifact."""
+
+    weights: tuple[Weight, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the artifact's weights stand for."""
+        return sum(weight.numbers for weight in self.weights)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per number over all weights."""
+        return sum(weight.bits for weight in self.weights) / max(1, self.parameters)
+
+    @property
+    def quantized_bits_per_weight(self) -> float:
+        """Stored bits per number over the quantized layers, or over everything where none is quantized."""
+        layers = [weight for weight in self.weights if weight.quantized and weight.is_layer]
+        if not layers:
+            return self.bits_per_weight
+        return sum(layer.bits for layer in layers) / sum(layer.numbers for layer in layers)
+
+    @property
+    def quantized_layers(self) -> int:
+        """Layers stored in a quantized type."""
+        return sum(weight.quantized and weight.is_layer for weight in self.weights)
+
+    @property
+    def total_layers(self) -> int:
+        """All layers."""
+        return sum(weight.is_layer for weight in self.weights)
+
+    def report(self) -> dict[str, object]:
+        """The counts as the quality file names them."""
+        return {
+            "bitsPerWeight": round(self.bits_per_weight, 4),
+            "quantizedBitsPerWeight": round(self.quantized_bits_per_weight, 4),
+            "parameters": self.parameters,
+            "quantizedLayers": self.quantized_layers,
+            "totalLayers": self.total_layers,
+        }
+
+    def check(self, precision: str, low: Decimal | None, high: Decimal | None) -> None:
+        """Refuse an artifact that is not what its precision promises.
+
+        The band from `low` to `high` holds for the bits per weight of the quantized layers: those depend on the
+        precision alone, while embeddings left as they are weigh much in a small model and little in a large one.
+
+        Raises:
+            Refused: nothing was quantized, or the bits per weight lie outside the band.
+        """
+        if not self.total_layers:
+            raise Refused("EmptyArtifact", "the artifact holds no layer at all")
+        if precision not in UNQUANTIZED and not self.quantized_layers:
+            raise Refused(
+                "NothingQuantized",
+                f"spec.quantization.precision is {precision}, but none of the artifact's {self.total_layers} layers "
+                "is quantized; their shapes may not suit it: choose another precision",
+            )
+        found = self.quantized_bits_per_weight
+        if (low is not None and found < low) or (high is not None and found > high):
+            raise Refused(
+                "BitsPerWeightOutOfBand",
+                f"spec.quantization.precision {precision} promises {low or 0} to {high or 'any'} bits per weight, but "
+                f"the artifact's quantized layers hold {found:.2f}; their shapes may not suit it: choose another one",
+            )

@@ -1,0 +1,385 @@
+"""One stage of a conversion Job: environment in, files out, progress lines, a termination message, an exit status.
+
+A stage's exit status is 0 when done, 3 when refused (trying again cannot help) and anything else when it failed and
+may be tried again. A container that is restarted finds what its predecessor finished by `state/quantize.done` or the
+quality file, both written last.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+from quantop_adapters import checkpoint, perplexity
+from quantop_adapters.coverage import Coverage
+from quantop_adapters.refusal import Refused
+
+TERMINATION_MESSAGE_BYTES = 4096
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration text, how many windows of it to use and how many tokens each holds."""
+
+    file: Path
+    samples: int
+    sequence_length: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation text, the tokens of one window and the tokens used at most."""
+
+    file: Path
+    sequence_length: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the operator asks for, read from the environment. An empty `method` is the precision's default."""
+
+    source: Path
+    artifact: Path
+    state: Path
+    quality: Path
+    model_name: str
+    format: str
+    precision: str
+    method: str
+    calibration: Calibration | None
+    evaluation: Evaluation | None
+    threads: int
+    bits_per_weight_min: Decimal | None
+    bits_per_weight_max: Decimal | None
+
+    @property
+    def scratch(self) -> Path:
+        """A folder beside the artifact for files on the way to it; it is gone when the stage ends well."""
+        return self.artifact.with_name(self.artifact.name + ".scratch")
+
+    @property
+    def recipe(self) -> str:
+        """What a finished artifact must have been made from to count as this task's."""
+        return json.dumps([self.format, self.precision, self.method, self.calibration is not None])
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Task:
+        """Read the contract's variables.
+
+        Raises:
+            KeyError: a variable of the contract is missing.
+            ValueError: a number is not one.
+        """
+        work = Path(environment.get("WORK_DIR") or "/work")
+        calibration = environment.get("CALIBRATION_FILE", "")
+        evaluation = environment.get("EVALUATION_FILE", "")
+        low, high = (environment.get(f"BITS_PER_WEIGHT_{end}", "") for end in ("MIN", "MAX"))
+        return cls(
+            source=Path(environment.get("SOURCE_DIR") or work / "source"),
+            artifact=Path(environment.get("ARTIFACT_DIR") or work / "artifact"),
+            state=work / "state",
+            quality=Path(environment.get("QUALITY_FILE") or work / "state" / "quality.json"),
+            model_name=environment["MODEL_NAME"],
+            format=environment["FORMAT"],
+            precision=environment["PRECISION"],
+            method=environment.get("METHOD", ""),
+            calibration=Calibration(
+                Path(calibration),
+                int(environment.get("CALIBRATION_SAMPLES") or 256),
+                int(environment.get("CALIBRATION_SEQUENCE_LENGTH") or 512),
+            )
+            if calibration
+            else None,
+            evaluation=Evaluation(
+                Path(evaluation),
+                int(environment.get("EVALUATION_SEQUENCE_LENGTH") or 256),
+                int(environment.get("EVALUATION_MAX_TOKENS") or 20_000),
+            )
+            if evaluation
+            else None,
+            threads=max(1, int(environment.get("OMP_NUM_THREADS") or 1)),
+            bits_per_weight_min=Decimal(low) if low else None,
+            bits_per_weight_max=Decimal(high) if high else None,
+        )
+
+
+class Toolchain(Protocol):
+    """What a toolchain's module provides; everything else is common."""
+
+    name: str
+    format: str
+    precisions: Sequence[str]
+
+    def version(self) -> str:
+        """The tool's version, as its makers count."""
+
+    def quantize(self, task: Task, target: Path, progress: Progress) -> None:
+        """Write the artifact's files into the empty folder `target`.
+
+        Raises:
+            Refused: the checkpoint or the recipe cannot be converted by this tool.
+        """
+
+    def coverage(self, artifact: Path) -> Coverage:
+        """Count weights and their stored bits from the artifact's own tensors."""
+
+    def scorer(self, task: Task) -> perplexity.Scorer:
+        """Load the artifact into its own engine; the result scores one window of token ids."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Writes progress as one JSON line at a time on stdout."""
+
+    stage: str
+
+    def __call__(self, message: str, percent: int | None = None, size: int | None = None) -> None:
+        """Report what happens now; `percent` of the stage, `size` in bytes."""
+        line: dict[str, object] = {"stage": self.stage, "message": message}
+        if percent is not None:
+            line["percent"] = percent
+        if size is not None:
+            line["bytes"] = size
+        print(json.dumps(line), flush=True)
+
+
+def termination_text(document: Mapping[str, object], limit: int = TERMINATION_MESSAGE_BYTES) -> str:
+    """The document as JSON of at most `limit` bytes, its `message` shortened where need be."""
+    message = str(document.get("message", ""))
+    text = json.dumps(document, ensure_ascii=False)
+    while len(text.encode()) > limit and message:
+        excess = len(text.encode()) - limit
+        message = message[: max(0, len(message) - max(1, excess // 4) - 1)]
+        text = json.dumps({**document, "message": message + "…"}, ensure_ascii=False)
+    return text
+
+
+def terminate_with(document: Mapping[str, object]) -> None:
+    """Leave the termination message where the kubelet reads it, and on stderr for whoever reads the log."""
+    text = termination_text(document)
+    print(text, file=sys.stderr, flush=True)
+    path = os.environ.get("TERMINATION_MESSAGE_PATH") or "/dev/termination-log"
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        print(f"no termination message: {error}", file=sys.stderr)
+
+
+def write_last(path: Path, text: str) -> None:
+    """Write a file that says "finished" by being there: in one step, on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(path)
+
+
+def finished(task: Task) -> bool:
+    """Whether an earlier run of this stage finished this artifact."""
+    marker = task.state / "quantize.done"
+    return marker.is_file() and marker.read_text() == task.recipe and task.artifact.is_dir()
+
+
+def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
+    """Make the artifact, or find it made; what the termination message says.
+
+    Raises:
+        Refused: the recipe cannot be followed.
+    """
+    progress = Progress("quantize")
+    if finished(task):
+        progress("the artifact is finished already", 100)
+        return {"message": "finished by an earlier run"}
+    if task.format != toolchain.format:
+        raise Refused(
+            "UnsupportedFormat",
+            f"spec.quantization.format is {task.format}; {toolchain.name} writes {toolchain.format}",
+        )
+    if task.precision not in toolchain.precisions:
+        raise Refused(
+            "UnsupportedPrecision",
+            f"spec.quantization.precision is {task.precision}; {toolchain.name} makes "
+            f"{', '.join(toolchain.precisions)}",
+        )
+    checkpoint.check(task.source)
+    target = task.artifact.with_name(task.artifact.name + ".partial")
+    for leftover in (task.artifact, task.scratch, target):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for folder in (target, task.scratch):
+        folder.mkdir(parents=True)
+    toolchain.quantize(task, target, progress)
+    shutil.rmtree(task.scratch)
+    # Some tools write files that only their owner can read, but what serves them may run as another user.
+    size = 0
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        size += path.stat().st_size if path.is_file() else 0
+    target.rename(task.artifact)
+    write_last(task.state / "quantize.done", task.recipe)
+    progress("artifact finished", 100, size)
+    return {"bytes": size, "files": sum(path.is_file() for path in task.artifact.rglob("*"))}
+
+
+def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
+    """Measure the artifact and write the quality file; what the termination message says.
+
+    Raises:
+        Refused: the artifact is not what the recipe promises, or the evaluation text is too short.
+    """
+    progress = Progress("evaluate")
+    if task.quality.is_file():
+        progress("the measurements are finished already", 100)
+        return {**json.loads(task.quality.read_text()), "message": "finished by an earlier run"}
+    progress("counting the artifact's tensors", 0)
+    coverage = toolchain.coverage(task.artifact)
+    coverage.check(task.precision, task.bits_per_weight_min, task.bits_per_weight_max)
+    quality: dict[str, Any] = {
+        "protocol": perplexity.PROTOCOL,
+        "baselinePerplexity": None,
+        "perplexity": None,
+        "tokens": 0,
+        **coverage.report(),
+        "tool": {"name": toolchain.name, "version": toolchain.version()},
+        "evaluationSkipped": task.evaluation is None,
+    }
+    if task.evaluation:
+        text = perplexity.read_text(task.evaluation.file)
+        length = task.evaluation.sequence_length
+        tokens = checkpoint.token_ids(task.source, text)[: task.evaluation.max_tokens]
+        windows = perplexity.windows(tokens, length)
+        quality["tokens"] = len(windows) * (length - 1)
+        progress("loading the source", 5)
+        score = perplexity.transformers_scorer(task.source, "float32")
+        quality["baselinePerplexity"] = measure(windows, score, progress, "source", 10)
+        del score
+        gc.collect()
+        progress("loading the artifact", 50)
+        score = toolchain.scorer(task)
+        quality["perplexity"] = measure(windows, score, progress, "artifact", 55)
+    write_last(task.quality, json.dumps(quality, indent=1) + "\n")
+    progress("measurements finished", 100)
+    return quality
+
+
+def measure(
+    windows: Sequence[Sequence[int]],
+    score: perplexity.Scorer,
+    progress: Progress,
+    what: str,
+    start: int,
+) -> float:
+    """Perplexity over `windows`, reporting from `start` percent to 40 more on the way."""
+
+    def scored() -> list[float]:
+        negative_log_likelihoods = []
+        for index, window in enumerate(windows):
+            if index % max(1, len(windows) // 8) == 0:
+                progress(f"perplexity of the {what}", start + 40 * index // len(windows))
+            negative_log_likelihoods.append(score(window))
+        return negative_log_likelihoods
+
+    return perplexity.perplexity(scored(), sum(len(window) - 1 for window in windows), what)
+
+
+class ToolFailed(Exception):
+    """A command line tool ended with an error; the message holds its last lines."""
+
+
+_child: subprocess.Popen[str] | None = None
+
+
+def run_tool(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, on_line: Callable[[str], None] | None = None
+) -> str:
+    """Run a tool and return what it printed, which also goes to stderr as it comes.
+
+    Raises:
+        ToolFailed: its exit status was not 0.
+    """
+    global _child
+    lines: list[str] = []
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        _child = process
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            print(line, end="", file=sys.stderr, flush=True)
+            if on_line:
+                on_line(line)
+    _child = None
+    if process.returncode:
+        how = (
+            f"was ended by {signal.Signals(-process.returncode).name}"
+            if process.returncode < 0
+            else f"exited with {process.returncode}"
+        )
+        raise ToolFailed(f"{Path(command[0]).name} {how}: " + " | ".join(lines[-12:]))
+    return "\n".join(lines)
+
+
+def _stop(_number: int, _frame: object) -> None:
+    """End at once: nothing needs tidying, a restarted stage wipes what is unfinished."""
+    if _child:
+        _child.kill()
+    os._exit(EXIT_TERMINATED)
+
+
+def failure(stage: str, error: BaseException) -> dict[str, object]:
+    """The termination message of a stage that failed and may be tried again."""
+    reason = "ToolFailed" if isinstance(error, ToolFailed) else f"{stage.capitalize()}Failed"
+    if isinstance(error, MemoryError):
+        reason = "OutOfMemory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason = "DiskFull"
+    return {"stage": stage, "reason": reason, "message": f"{type(error).__name__}: {error}"}
+
+
+def main(toolchain: Toolchain, arguments: Sequence[str] | None = None) -> int:
+    """Run the stage named on the command line; the exit status."""
+    stages = {"quantize": quantize, "evaluate": evaluate}
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1 or given[0] not in stages:
+        print(f"usage: python -m quantop_adapters.<toolchain> {'|'.join(stages)}", file=sys.stderr)
+        return 2
+    stage = given[0]
+    # The first process of a container has no default action for signals.
+    signal.signal(signal.SIGTERM, _stop)
+    os.umask(0o022)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    try:
+        task = Task.from_environment(os.environ)
+        # The tokenizers' thread pool does not read OMP_NUM_THREADS.
+        os.environ.setdefault("RAYON_NUM_THREADS", str(task.threads))
+        terminate_with({"stage": stage, **stages[stage](toolchain, task)})
+    except Refused as refusal:
+        terminate_with({"stage": stage, "reason": refusal.reason, "message": str(refusal)})
+        return EXIT_REFUSED
+    except Exception as error:
+        traceback.print_exc()
+        terminate_with(failure(stage, error))
+        return EXIT_FAILED
+    return EXIT_DONE
