@@ -7,11 +7,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from e2e.cluster.paths import REPOSITORY
 from e2e.kubectl import Kubectl, KubectlError
@@ -34,7 +31,8 @@ def install_operator(
     Raises:
         subprocess.CalledProcessError: helm failed; it said why on stderr.
     """
-    chosen = {"images": image_values(registry, json.loads(digests.read_text()) if digests else {})}
+    pinned = json.loads(digests.read_text()) if digests else {}
+    chosen = {"images": {"registry": registry, "digests": pinned}}
     subprocess.run(
         [
             "helm", "upgrade", "--install", RELEASE, str(CHART),
@@ -43,18 +41,6 @@ def install_operator(
         ],
         input=json.dumps(chosen), text=True, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-
-
-def image_values(registry: str, digests: Mapping[str, str]) -> dict[str, Any]:
-    """The chart's ``images`` values: its own repositories below ``registry``, pinned to the digests
-    that are known of them."""
-    images = yaml.safe_load((CHART / "values.yaml").read_text())["images"]
-    pinned = {
-        name: {"digest": digests[image["repository"]]}
-        for name, image in images.items()
-        if isinstance(image, dict) and image["repository"] in digests
-    }
-    return {"registry": registry, **pinned}
 
 
 def ensure_namespace(kubectl: Kubectl, name: str, store: Store | None = None) -> None:
