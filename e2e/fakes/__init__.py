@@ -1,0 +1,1 @@
+"""Stand-ins for services that tests cannot reach. Each says loudly that it is a fake."""

@@ -1,0 +1,241 @@
+"""What a checkpoint must look like: which of its files are read, and what is refused."""
+
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from quantop_worker.errors import RefusedError
+from quantop_worker.sources.base import FIELD, Source, SourceFile
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = (".bin", ".ckpt", ".h5", ".msgpack", ".pickle", ".pkl", ".pt", ".pth")
+"""Weights in formats that run code when they are read, or that nothing here reads."""
+COMPANIONS = (".bpe", ".jinja", ".json", ".md", ".model", ".tiktoken", ".txt")
+"""What is fetched beside the weights: configuration, tokenizers, templates."""
+COMPANION_NAMES = ("LICENCE", "LICENSE", "NOTICE", "README")
+CONFIG_LIMIT_BYTES = 4 << 20
+INDEX_LIMIT_BYTES = 64 << 20
+HEADER_LIMIT_BYTES = 25_000_000
+PATH_LIMIT = 512
+FILES_LIMIT = 10_000
+READERS = 8
+LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that a conversion can read; ``files`` are those it reads."""
+
+    identity: str
+    files: tuple[SourceFile, ...]
+    size_bytes: int
+    architecture: str
+
+
+def inspect(source: Source, architectures: Sequence[str], max_bytes: int) -> Checkpoint:
+    """Choose the files of a checkpoint and check them, reading only what is small.
+
+    Raises RefusedError with the reason SourceNotFound, InvalidSource, PathEscapeRefused,
+    RemoteCodeRefused, UnsupportedArchitecture, PickleRefused or SourceTooLarge."""
+    listed = _visible(source)
+    config = _read_object(source, listed, CONFIG, CONFIG_LIMIT_BYTES)
+    architecture = _architecture(source, config, architectures)
+    shards = _shards(source, listed)
+    weights = [listed[name] for name in sorted(shards)]
+    companions = [file for file in listed.values() if _is_companion(file.path)]
+    files = tuple(sorted([*weights, *companions], key=lambda file: file.path))
+    size = sum(file.size for file in files)
+    if size > max_bytes:
+        raise RefusedError(
+            "SourceTooLarge",
+            f"{FIELD} is {source.uri}, whose files come to {size} bytes, more than the {max_bytes} "
+            f"that the operator allows: choose a smaller model or raise the operator's limit.",
+        )
+    _refuse_code(source, listed, companions)
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(lambda file: _check_weights(source, file, shards[file.path]), weights))
+    return Checkpoint(source.identity(files), files, size, architecture)
+
+
+def _visible(source: Source) -> dict[str, SourceFile]:
+    files = source.files()
+    for file in files:
+        _check_path(source, file.path)
+    visible = {file.path: file for file in files if not _hidden(file.path)}
+    if not visible:
+        raise RefusedError(
+            "SourceNotFound",
+            f"{FIELD} is {source.uri}, where there are no files: correct the address.",
+        )
+    if len(visible) > FILES_LIMIT:
+        raise _invalid(source, f"has {len(visible)} files: name the folder of one checkpoint")
+    return visible
+
+
+def _check_path(source: Source, path: str) -> None:
+    parts = path.split("/")
+    plain = path.isprintable() and "\\" not in path and len(path) <= PATH_LIMIT
+    if not plain or any(part in ("", ".", "..") for part in parts):
+        raise RefusedError(
+            "PathEscapeRefused",
+            f"{FIELD} is {source.uri}, which has a file named {path[:80]!r}: names must stay "
+            f"inside the checkpoint and be printable.",
+        )
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _read_object(
+    source: Source, listed: dict[str, SourceFile], name: str, limit: int
+) -> dict[str, Any]:
+    file = listed.get(name)
+    if file is None:
+        raise _invalid(source, f"has no {name}: name the folder of a Hugging Face checkpoint")
+    if file.size > limit:
+        raise _invalid(source, f"has a {name} of {file.size} bytes, more than {limit}")
+    try:
+        content = json.loads(source.read(file, 0, file.size)) if file.size else None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise _invalid(source, f"has a {name} that is no JSON object")
+    return content
+
+
+def _architecture(source: Source, config: dict[str, Any], allowed: Sequence[str]) -> str:
+    found = config.get("architectures")
+    if not isinstance(found, list) or not found or not isinstance(found[0], str):
+        raise _invalid(source, "has a config.json that names no architectures")
+    architecture = found[0][:256]
+    if allowed and architecture not in allowed:
+        raise RefusedError(
+            "UnsupportedArchitecture",
+            f"{FIELD} is {source.uri}, a {architecture}, which the quantizer does not read (it "
+            f"reads {_some(allowed)}): choose another format or spec.quantization.quantizerName.",
+        )
+    return architecture
+
+
+def _shards(source: Source, listed: dict[str, SourceFile]) -> dict[str, set[str]]:
+    """The weights' files and the tensors that the index promises in each."""
+    if INDEX in listed:
+        return _indexed(source, listed)
+    if SINGLE in listed:
+        return {SINGLE: set()}
+    pickles = [name for name in listed if name.endswith(PICKLES)]
+    if pickles:
+        raise RefusedError(
+            "PickleRefused",
+            f"{FIELD} is {source.uri}, whose weights are only there as {_some(pickles)}, which can "
+            f"run code when read: convert them to safetensors.",
+        )
+    others = [name for name in listed if name.endswith(".safetensors")]
+    found = f", only {_some(others)}" if others else ""
+    raise _invalid(source, f"has neither {SINGLE} nor {INDEX}{found}")
+
+
+def _indexed(source: Source, listed: dict[str, SourceFile]) -> dict[str, set[str]]:
+    tensors = _read_object(source, listed, INDEX, INDEX_LIMIT_BYTES).get("weight_map")
+    if not isinstance(tensors, dict) or not tensors:
+        raise _invalid(source, f"has an {INDEX} without a weight_map")
+    shards: dict[str, set[str]] = {}
+    for tensor, name in tensors.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors"):
+            raise _invalid(source, f"has an {INDEX} that names {str(name)[:80]!r} as weights")
+        shards.setdefault(name, set()).add(tensor)
+    for name in shards:
+        _check_path(source, name)
+    absent = sorted(shards.keys() - listed.keys())
+    if absent:
+        raise _invalid(source, f"lacks {_some(absent)}, which its {INDEX} names: complete it")
+    return shards
+
+
+def _is_companion(path: str) -> bool:
+    name = PurePosixPath(path).name
+    if name.endswith(".index.json"):
+        return path == INDEX
+    return name.lower().endswith(COMPANIONS) or name.split(".")[0].upper() in COMPANION_NAMES
+
+
+def _refuse_code(
+    source: Source, listed: dict[str, SourceFile], companions: Iterable[SourceFile]
+) -> None:
+    for file in companions:
+        if not PurePosixPath(file.path).name.endswith("config.json"):
+            continue
+        if _read_object(source, listed, file.path, CONFIG_LIMIT_BYTES).get("auto_map"):
+            raise RefusedError(
+                "RemoteCodeRefused",
+                f"{FIELD} is {source.uri}, whose {file.path} asks by auto_map for code of its own, "
+                f"which is never run: use a model whose architecture the toolchain knows, without "
+                f"auto_map.",
+            )
+
+
+def _check_weights(source: Source, file: SourceFile, promised: set[str]) -> None:
+    """A safetensors file whose header fits its size and holds what the index promises."""
+    if file.size < 8:
+        raise _broken(source, file, "is too small")
+    start = source.read(file, 0, min(file.size, len(LFS_POINTER)))
+    if start == LFS_POINTER:
+        raise _broken(source, file, "is a git-LFS pointer: fetch the file itself by `git lfs pull`")
+    length = int.from_bytes(start[:8], "little")
+    if length > HEADER_LIMIT_BYTES:
+        raise _broken(source, file, f"claims a header of {length} bytes")
+    if 8 + length > file.size:
+        raise _broken(source, file, "ends within its header")
+    tensors = _tensors(source.read(file, 8, 8 + length))
+    if tensors is None:
+        raise _broken(source, file, "has no readable header")
+    end = max((stop for _, stop in tensors.values()), default=0)
+    if 8 + length + end != file.size:
+        raise _broken(
+            source, file, f"has {file.size} bytes where its header promises {8 + length + end}"
+        )
+    absent = sorted(promised - tensors.keys())
+    if absent:
+        raise _broken(source, file, f"lacks {_some(absent)}, which the {INDEX} places there")
+
+
+def _tensors(header: bytes) -> dict[str, tuple[int, int]] | None:
+    """Names and offsets of the tensors; None when the header is not one."""
+    try:
+        content = json.loads(header)
+        return {
+            name: _offsets(entry["data_offsets"])
+            for name, entry in content.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _offsets(value: Any) -> tuple[int, int]:
+    start, stop = value
+    if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start <= stop):
+        raise ValueError
+    return start, stop
+
+
+def _broken(source: Source, file: SourceFile, what: str) -> RefusedError:
+    return _invalid(source, f"has a {file.path} that {what}")
+
+
+def _invalid(source: Source, what: str) -> RefusedError:
+    return RefusedError("InvalidSource", f"{FIELD} is {source.uri}, which {what}.")
+
+
+def _some(names: Iterable[str], limit: int = 3) -> str:
+    """A few of many names, for a sentence."""
+    ordered = list(names)
+    shown = ", ".join(name[:80] for name in ordered[:limit])
+    more = len(ordered) - limit
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,193 @@
+"""manifest.json and quality reports: docs/reference/store-layout.md describes them."""
+
+import math
+from typing import Any
+
+from pydantic import ValidationError
+from quantop.contract import ConversionTask, Message, QualityReport, Recipe, digest
+
+from quantop_worker.digests import FileRecord, files_digest
+from quantop_worker.errors import RefusedError
+
+SCHEMA_VERSION = 1
+
+
+class StoredFile(FileRecord):
+    """A file and the object that holds it, relative to the artifact's prefix."""
+
+    object: str
+
+
+class SourceRecord(Message):
+    """A checkpoint as fetch found it."""
+
+    uri: str
+    revision: str | None = None
+    identity: str
+    digest: str
+    """Over all files: digests.files_digest."""
+    size_bytes: int
+    architecture: str = ""
+    files: tuple[FileRecord, ...]
+    fetched_at: str = ""
+    """When fetch began, in RFC 3339; only in /work/state, never in a manifest."""
+
+
+class TextRecord(Message):
+    """Calibration or evaluation text as fetch found it."""
+
+    uri: str
+    identity: str
+    size: int
+    sha256: str
+
+
+class CalibrationRecord(TextRecord):
+    """Calibration text and how much of it was used."""
+
+    samples: int
+    sequence_length: int
+
+
+class EvaluationRecord(TextRecord):
+    """Evaluation text and how much of it was used."""
+
+    sequence_length: int
+    max_tokens: int
+
+
+class FetchRecord(Message):
+    """/work/state/source.json: what fetch fetched."""
+
+    source: SourceRecord
+    calibration: CalibrationRecord | None = None
+    evaluation: EvaluationRecord | None = None
+
+
+class Tool(Message):
+    """What made, or measured, an artifact."""
+
+    name: str = ""
+    version: str = ""
+
+
+class MeasuredQuality(QualityReport):
+    """What the evaluate stage wrote, whole."""
+
+    tool: Tool = Tool()
+    evaluation_skipped: bool = False
+
+
+class Coverage(Message):
+    """What of the model was quantized, counted from the artifact itself."""
+
+    bits_per_weight: float
+    parameters: int
+    quantized_layers: int
+    total_layers: int
+
+
+class Manifest(Message):
+    """The commit point of an artifact. It says nothing about time or place, so that two
+    conversions with the same outcome write the same bytes."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    recipe: Recipe
+    source: SourceRecord
+    calibration: CalibrationRecord | None = None
+    files: tuple[StoredFile, ...]
+    files_digest: str
+    size_bytes: int
+    coverage: Coverage
+    tool: Tool = Tool()
+    provenance: StoredFile
+
+
+class StoredQuality(Message):
+    """quality/<id>.json: the quality of an artifact on one evaluation text."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    files_digest: str
+    evaluation: EvaluationRecord
+    report: MeasuredQuality
+
+
+def evaluation_id(task: ConversionTask, identity: str | None) -> str | None:
+    """Names a text and how much of it is scored; None when nothing is to be scored."""
+    if task.evaluation is None:
+        return None
+    return digest(
+        {
+            "identity": identity,
+            "sequenceLength": task.evaluation.sequence_length,
+            "maxTokens": task.evaluation.max_tokens,
+        }
+    )
+
+
+def coverage_of(report: MeasuredQuality) -> Coverage:
+    """The part of a report that needs no evaluation text."""
+    return Coverage(
+        bits_per_weight=report.bits_per_weight,
+        parameters=report.parameters,
+        quantized_layers=report.quantized_layers,
+        total_layers=report.total_layers,
+    )
+
+
+def measured_quality(content: Any) -> MeasuredQuality:
+    """The evaluate stage's report. Raises RefusedError ``InvalidQualityReport``."""
+    try:
+        report = MeasuredQuality.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise RefusedError(
+            "InvalidQualityReport",
+            f"The evaluate stage wrote no valid quality report: {where}: {first['msg']}; the "
+            f"quantizer's image breaks the adapter contract.",
+        ) from error
+    numbers = (report.bits_per_weight, report.perplexity, report.baseline_perplexity)
+    if not all(number is None or math.isfinite(number) for number in numbers):
+        raise RefusedError(
+            "InvalidQualityReport",
+            "The evaluate stage measured a perplexity or bits per weight that is no finite "
+            "number: the artifact is broken, choose another precision or method.",
+        )
+    return report
+
+
+def manifest_for(
+    key: str,
+    recipe: Recipe,
+    fetched: FetchRecord,
+    files: tuple[StoredFile, ...],
+    report: MeasuredQuality,
+    provenance: StoredFile,
+) -> Manifest:
+    """The manifest of a fresh artifact."""
+    return Manifest(
+        key=key,
+        recipe=recipe,
+        source=fetched.source.model_copy(update={"fetched_at": ""}),
+        calibration=fetched.calibration,
+        files=files,
+        files_digest=files_digest(files),
+        size_bytes=sum(file.size for file in files),
+        coverage=coverage_of(report),
+        tool=report.tool,
+        provenance=provenance,
+    )
+
+
+def check_same_source(manifest: Manifest, source: SourceRecord) -> None:
+    """Raises RefusedError ``SourceChanged`` when the artifact was made of other bytes."""
+    if manifest.source.digest != source.digest:
+        raise RefusedError(
+            "SourceChanged",
+            f"spec.source.uri is {source.uri}: its identity {source.identity} was published "
+            f"before with other bytes (digest {manifest.source.digest}, now {source.digest}): "
+            f"put the checkpoint under another name or revision.",
+        )

@@ -1,0 +1,57 @@
+"""What every source of checkpoints can do."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from quantop_worker.digests import FileRecord
+
+FIELD = "spec.source.uri"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that a source lists: path relative to the checkpoint, size in bytes."""
+
+    path: str
+    size: int
+    version: str
+    """Changes when the content does: an ETag, a modification time, a git blob."""
+    sha256: str = ""
+    """Where the source knows it beforehand."""
+
+
+class Source(Protocol):
+    """A checkpoint somewhere. Methods raise RefusedError or TryAgainError."""
+
+    uri: str
+    revision: str | None
+    """What the user asked for, resolved: the commit of a hub."""
+
+    def files(self) -> list[SourceFile]:
+        """Everything that is there; empty when there is nothing."""
+
+    def read(self, file: SourceFile, start: int, stop: int) -> bytes:
+        """The bytes ``start`` to ``stop`` (exclusive) of a file."""
+
+    def identity(self, files: Sequence[SourceFile]) -> str:
+        """The cheap immutable name of these files' content."""
+
+    def download(
+        self,
+        files: Sequence[SourceFile],
+        folder: Path,
+        on_file: Callable[[FileRecord], None],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        """Write files to ``folder`` and report each one that is complete. Raises RefusedError
+        ``SourceChanged`` when a file is no longer what was listed."""
+
+
+def changed(uri: str, path: str) -> str:
+    """The sentence for a file that was replaced meanwhile."""
+    return (
+        f"{FIELD}: {path} of {uri} changed while it was read; "
+        f"leave the source alone during a conversion, then edit the object to try again."
+    )

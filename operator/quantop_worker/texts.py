@@ -1,0 +1,215 @@
+"""Calibration and evaluation texts: ``s3://BUCKET/KEY`` at the store's endpoint, ``pvc://...``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from quantop.contract import (
+    CalibrationRef,
+    ConversionTask,
+    EvaluationRef,
+    Referrer,
+    StoreRef,
+    digest,
+)
+
+from quantop_worker.digests import CHUNK_BYTES, FileRecord
+from quantop_worker.errors import RefusedError
+from quantop_worker.manifest import CalibrationRecord, EvaluationRecord, TextRecord
+from quantop_worker.s3 import Bucket, Place, PreconditionFailedError, store_connection
+from quantop_worker.sources.pvc import claim_path
+from quantop_worker.transfer import Download, download
+
+LIMIT_BYTES = 1 << 30
+
+
+class Text(Protocol):
+    """A text somewhere. Methods raise RefusedError or TryAgainError."""
+
+    size: int
+
+    def identity(self) -> str:
+        """The cheap immutable name of the text's content."""
+
+    def stream(self, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes ``start`` to ``stop`` (exclusive)."""
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a text is for, and how that is called."""
+
+    field: str
+    missing: str
+
+
+CALIBRATION = Purpose("spec.quantization.calibration.uri", "CalibrationNotFound")
+EVALUATION = Purpose("spec.quality.evaluation.uri", "EvaluationNotFound")
+
+
+class StoredText:
+    """A text in a bucket of the store's server."""
+
+    def __init__(self, uri: str, location: str, store: StoreRef, purpose: Purpose) -> None:
+        name, _, self._key = location.partition("/")
+        self._uri, self._purpose = uri, purpose
+        self._bucket = Bucket(
+            store_connection(store).client,
+            name,
+            Place(
+                title="the store",
+                field=purpose.field,
+                credentials="texts are read with the store's keys, which must be allowed to",
+                missing=purpose.missing,
+            ),
+        )
+        found = self._bucket.head(self._key)
+        if found is None:
+            raise RefusedError(
+                purpose.missing, f"{purpose.field} is {uri}, which is not there: correct it."
+            )
+        self._found = found
+        self.size = found.size
+
+    def identity(self) -> str:
+        """Over bucket, key, size, ETag and version."""
+        found = self._found
+        return "s3:" + digest([self._bucket.name, found.key, found.size, found.etag, found.version])
+
+    def stream(self, start: int, stop: int) -> Iterator[bytes]:
+        """A range of the object, if it is still the same."""
+        try:
+            yield from self._bucket.stream(self._key, start, stop, etag=self._found.etag)
+        except PreconditionFailedError:
+            raise _changed(self._uri, self._purpose) from None
+
+
+class ClaimedText:
+    """A text on a mounted claim."""
+
+    def __init__(self, uri: str, location: str, referrer: Referrer, purpose: Purpose) -> None:
+        self._owner = [referrer.cluster, referrer.namespace]
+        self._location = location
+        self._path = claim_path(uri, location, purpose.field, purpose.missing)
+        if not self._path.is_file():
+            raise RefusedError(
+                purpose.missing, f"{purpose.field} is {uri}, but the claim has no such file."
+            )
+        status = self._path.stat()
+        self.size = status.st_size
+        self._modified = status.st_mtime_ns
+
+    def identity(self) -> str:
+        """Over cluster, namespace, claim, path, size and modification time."""
+        return "pvc:" + digest([self._owner, self._location, self.size, self._modified])
+
+    def stream(self, start: int, stop: int) -> Iterator[bytes]:
+        """A range of the file."""
+        with self._path.open("rb") as file:
+            file.seek(start)
+            while start < stop and (chunk := file.read(min(CHUNK_BYTES, stop - start))):
+                start += len(chunk)
+                yield chunk
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a task and their identities."""
+
+    calibration: Text | None
+    calibration_identity: str | None
+    evaluation: Text | None
+    evaluation_identity: str | None
+
+
+def open_texts(task: ConversionTask) -> Texts:
+    """Find the texts of a task. Raises RefusedError CalibrationNotFound, EvaluationNotFound,
+    InvalidSource or PathEscapeRefused."""
+    calibration = _open(task, task.calibration, CALIBRATION)
+    evaluation = _open(task, task.evaluation, EVALUATION)
+    return Texts(
+        calibration,
+        calibration.identity() if calibration else None,
+        evaluation,
+        evaluation.identity() if evaluation else None,
+    )
+
+
+def fetch_calibration(task: ConversionTask, texts: Texts, target: Path) -> CalibrationRecord | None:
+    """Write the calibration text to ``target``; None when the task has none."""
+    if task.calibration is None or texts.calibration is None:
+        return None
+    record = _fetch(task.calibration.uri, texts.calibration, target, CALIBRATION)
+    return CalibrationRecord(
+        **record.model_dump(),
+        samples=task.calibration.samples,
+        sequence_length=task.calibration.sequence_length,
+    )
+
+
+def fetch_evaluation(task: ConversionTask, texts: Texts, target: Path) -> EvaluationRecord | None:
+    """Write the evaluation text to ``target``; None when the task has none."""
+    if task.evaluation is None or texts.evaluation is None:
+        return None
+    record = _fetch(task.evaluation.uri, texts.evaluation, target, EVALUATION)
+    return EvaluationRecord(
+        **record.model_dump(),
+        sequence_length=task.evaluation.sequence_length,
+        max_tokens=task.evaluation.max_tokens,
+    )
+
+
+def _open(
+    task: ConversionTask, ref: CalibrationRef | EvaluationRef | None, purpose: Purpose
+) -> Text | None:
+    if ref is None:
+        return None
+    scheme, _, location = ref.uri.partition("://")
+    text: Text
+    match scheme:
+        case "s3":
+            text = StoredText(ref.uri, location, task.store, purpose)
+        case "pvc":
+            text = ClaimedText(ref.uri, location, task.referrer, purpose)
+        case _:
+            raise RefusedError(
+                "InvalidSource",
+                f"{purpose.field} is {ref.uri}: it must be an s3:// or pvc:// uri.",
+            )
+    if not 0 < text.size <= LIMIT_BYTES:
+        raise RefusedError(
+            "InvalidSource",
+            f"{purpose.field} is {ref.uri}, which has {text.size} bytes: a text has 1 to "
+            f"{LIMIT_BYTES}.",
+        )
+    return text
+
+
+def _fetch(uri: str, text: Text, target: Path, purpose: Purpose) -> TextRecord:
+    records: list[FileRecord] = []
+    name = target.name
+    download([Download(name, text.size, text.stream, target)], records.append, lambda count: None)
+    if not _is_utf8(target):
+        raise RefusedError(
+            "InvalidSource", f"{purpose.field} is {uri}, which is no UTF-8 text: convert it."
+        )
+    return TextRecord(
+        uri=uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
+    )
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            while file.read(CHUNK_BYTES):
+                pass
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _changed(uri: str, purpose: Purpose) -> RefusedError:
+    return RefusedError(
+        "SourceChanged", f"{purpose.field} is {uri}, which changed while it was read."
+    )
