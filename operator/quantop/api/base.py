@@ -77,13 +77,13 @@ Name = Annotated[
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_quantity),
     Field(
         min_length=1,
         max_length=32,
         pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
         json_schema_extra={"x-kubernetes-int-or-string": True},
     ),
+    BeforeValidator(_quantity),
 ]
 """A non-negative Kubernetes resource quantity, for example ``500m`` or ``16Gi``."""
 

@@ -13,6 +13,7 @@ import yaml
 
 from quantop.api.crds import Schema, crd
 from quantop.api.kinds import KINDS
+from quantop.api.reference import json_schema, markdown
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NOTE = "Made by `make generate` from operator/quantop/api: do not edit."
@@ -24,6 +25,8 @@ def generated() -> Iterator[tuple[Path, str]]:
         text = _yaml(crd(kind))
         yield Path("crds", f"{kind.plural}.yaml"), text
         yield Path("charts/quantop/crds", f"{kind.plural}.yaml"), text
+        yield Path("docs/reference", f"{kind.singular}.schema.json"), json_schema(kind)
+    yield Path("docs/reference/api.md"), f"<!-- {NOTE} -->\n{markdown()}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -46,6 +46,16 @@ class Source(ApiModel):
             "spec.source.revision",
         ),
         Rule(
+            "!self.uri.startsWith('s3://') || "
+            "self.uri.matches('^s3://[a-z0-9][a-z0-9.-]+[a-z0-9]/.+$')",
+            "spec.source.uri of a bucket must be s3://BUCKET/PREFIX",
+        ),
+        Rule(
+            "!self.uri.startsWith('pvc://') || "
+            "self.uri.matches('^pvc://[a-z0-9][-a-z0-9.]*(/.*)?$')",
+            "spec.source.uri of a claim must be pvc://CLAIM/PATH",
+        ),
+        Rule(
             "!has(self.revision) || self.uri.startsWith('hf://')",
             "spec.source.revision names a commit, branch or tag of a hub: remove it, or use an "
             "hf:// uri",

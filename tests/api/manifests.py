@@ -1,0 +1,98 @@
+"""One good manifest of each kind, and how to spoil it."""
+
+import copy
+from typing import Any
+
+from quantop.api.base import API_VERSION
+
+from tests.kube import Object
+
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+
+GOOD: dict[str, Object] = {
+    "QuantizedModel": {
+        "source": {"uri": "hf://owner/name", "revision": "main", "credentialsSecretName": "token"},
+        "quantization": {
+            "format": "GGUF",
+            "precision": "Q4_K_M",
+            "method": "GPTQ",
+            "quantizerName": "llama-cpp",
+            "calibration": {"uri": "s3://bucket/key"},
+            "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": 2, "memory": "1Gi"}},
+        },
+        "quality": {"evaluation": {"uri": "pvc://claim/key"}},
+        "storage": {"storeName": "default", "deletionPolicy": "Delete"},
+        "serving": {
+            "runtimeName": "llama-cpp",
+            "scaling": {"minReplicas": 1, "maxReplicas": 3},
+            "resources": {"requests": {"memory": "1Gi"}, "limits": {"nvidia.com/gpu": 1}},
+        },
+    },
+    "ModelStore": {
+        "s3": {
+            "endpoint": "https://s3.example.com:9000",
+            "bucket": "artifacts",
+            "prefix": "a/b",
+            "caBundle": CERTIFICATE,
+        },
+        "credentials": {"writerSecretName": "writer", "readerSecretName": "reader"},
+        "allowedNamespaces": {"from": "Selector", "matchLabels": {"models": "yes"}},
+    },
+    "Quantizer": {
+        "image": "registry.example.com/toolchain:1",
+        "format": "GGUF",
+        "command": ["python", "-m", "toolchain"],
+        "env": [{"name": "LEVEL", "value": "1"}],
+        "precisions": [
+            {
+                "name": "Q4_K_M",
+                "bitsPerWeight": {"min": "4", "max": "6.5"},
+                "methods": [{"name": "GPTQ", "calibration": "Required"}],
+            }
+        ],
+        "architectures": ["LlamaForCausalLM"],
+        "resources": {"cpu": 2},
+    },
+    "ModelRuntime": {
+        "image": "registry.example.com/engine:1",
+        "formats": [{"format": "GGUF", "precisions": ["Q4_K_M"]}],
+        "protocol": "OpenAI",
+        "env": [{"name": "LEVEL", "value": "1"}],
+        "probes": {
+            "startup": {"path": "/health"},
+            "readiness": {"path": "/health"},
+            "liveness": {"path": "/health"},
+        },
+        "drain": {"command": ["sleep", "5"]},
+        "metrics": {},
+        "resources": {"limits": {"memory": "1Gi"}},
+    },
+}
+"""A spec of each kind that uses every nested type."""
+
+
+def good(kind: str, namespace: str = "default", name: str = "good") -> Object:
+    """A manifest that the API server takes."""
+    metadata = {"name": name}
+    if kind == "QuantizedModel":
+        metadata["namespace"] = namespace
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": metadata,
+        "spec": copy.deepcopy(GOOD[kind]),
+    }
+
+
+def put(manifest: Object, path: str, value: Any) -> Object:
+    """The manifest with ``value`` at a dotted path, whose numbers are places in lists; None
+    removes what is there."""
+    *parents, last = path.split(".")
+    place: Any = manifest
+    for step in parents:
+        place = place[int(step) if step.isdigit() else step]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return manifest

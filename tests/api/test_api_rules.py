@@ -1,0 +1,185 @@
+"""Every CEL rule refuses a manifest, with its sentence, on a real API server."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from quantop.api.crds import crds
+from quantop.api.kinds import KINDS
+
+from tests.api.manifests import CERTIFICATE, good, put
+from tests.kube import Kubectl, Object
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Changes, by path, to a good manifest, and a part of the sentence they are refused with."""
+
+    kind: str
+    sentence: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def manifest(self) -> Object:
+        manifest = good(self.kind)
+        for path, value in self.changes.items():
+            put(manifest, path, value)
+        return manifest
+
+    def __str__(self) -> str:
+        return f"{self.kind}: " + ", ".join(f"{k}={v}" for k, v in self.changes.items())
+
+
+QM, STORE, QUANTIZER, RUNTIME = (kind.name for kind in KINDS)
+SOURCE, QUANTIZATION, SERVING = "spec.source", "spec.quantization", "spec.serving"
+BUCKET = {f"{SOURCE}.revision": None}
+TEXT = "the uri of a text must be s3://BUCKET/KEY or pvc://CLAIM/PATH, without '..'"
+REQUESTS = "requests must name cpu, memory, ephemeral-storage, hugepages-SIZE or an extended"
+LIMITS = "limits must name cpu, memory, ephemeral-storage, hugepages-SIZE or an extended resource"
+ABOVE = "requests must not be above limits: lower the one or raise the other"
+OPERATORS = "spec.env must not set what the operator sets itself: "
+UNUSABLE = {"gpu": "1"}
+
+REFUSALS = [
+    Refusal(QM, "metadata.name must be at most 46 characters", {"metadata.name": "a" * 47}),
+    Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "4bit"}),
+    Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "q4.1"}),
+    Refusal(
+        QM,
+        "spec.source.uri must begin with hf://, s3:// or pvc://: hf://OWNER/NAME",
+        {**BUCKET, f"{SOURCE}.uri": "https://example.com/model"},
+    ),
+    Refusal(QM, "spec.source.uri of a hub must be hf://OWNER/NAME", {f"{SOURCE}.uri": "hf://name"}),
+    Refusal(
+        QM, "put a commit, branch or tag into spec.source.revision", {f"{SOURCE}.uri": "hf://a/b/c"}
+    ),
+    Refusal(
+        QM,
+        "spec.source.uri of a bucket must be s3://BUCKET/PREFIX",
+        {**BUCKET, f"{SOURCE}.uri": "s3:///prefix"},
+    ),
+    Refusal(
+        QM,
+        "spec.source.uri of a claim must be pvc://CLAIM/PATH",
+        {
+            **BUCKET,
+            f"{SOURCE}.credentialsSecretName": None,
+            f"{SOURCE}.uri": "pvc://My_Claim/path",
+        },
+    ),
+    Refusal(
+        QM,
+        "spec.source.revision names a commit, branch or tag of a hub: remove it, or use an hf://",
+        {f"{SOURCE}.uri": "s3://bucket/prefix"},
+    ),
+    Refusal(
+        QM,
+        "spec.source.uri must not contain '..': name the folder itself",
+        {**BUCKET, f"{SOURCE}.uri": "s3://bucket/a/../b"},
+    ),
+    Refusal(
+        QM,
+        "spec.source.credentialsSecretName has no use with a pvc:// uri: remove it",
+        {**BUCKET, f"{SOURCE}.uri": "pvc://claim/path"},
+    ),
+    *(
+        Refusal(QM, TEXT, {f"{path}.uri": uri})
+        for path in (f"{QUANTIZATION}.calibration", "spec.quality.evaluation")
+        for uri in ("https://example.com/text", "s3://bucket", "pvc://claim/../text")
+    ),
+    Refusal(
+        QM,
+        "spec.serving.scaling.minReplicas must not be above maxReplicas",
+        {f"{SERVING}.scaling.minReplicas": 4},
+    ),
+    *(
+        Refusal(kind, sentence, {f"{path}.resources": resources})
+        for kind, path in ((QM, QUANTIZATION), (QM, SERVING), (RUNTIME, "spec"))
+        for sentence, resources in (
+            (REQUESTS, {"requests": UNUSABLE}),
+            (LIMITS, {"limits": UNUSABLE}),
+            (ABOVE, {"requests": {"memory": "2Gi"}, "limits": {"memory": "2G"}}),
+            (ABOVE, {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}),
+        )
+    ),
+    Refusal(
+        STORE,
+        "spec.s3.endpoint must be http(s)://HOST[:PORT] without a path",
+        {"spec.s3.endpoint": "https://s3.example.com/bucket"},
+    ),
+    *(
+        Refusal(
+            STORE,
+            "spec.s3.prefix must not begin or end with '/' nor contain '..'",
+            {"spec.s3.prefix": prefix},
+        )
+        for prefix in ("/a", "a/", "a/../b")
+    ),
+    *(
+        Refusal(
+            STORE,
+            "spec.s3.caBundle needs an https:// endpoint to check",
+            {"spec.s3.endpoint": endpoint, "spec.s3.caBundle": CERTIFICATE},
+        )
+        for endpoint in (None, "http://s3.example.com")
+    ),
+    Refusal(
+        STORE,
+        "spec.s3.caBundle must hold PEM certificates (-----BEGIN CERTIFICATE-----)",
+        {"spec.s3.caBundle": "/etc/ssl/ca.pem"},
+    ),
+    *(
+        Refusal(
+            STORE,
+            "spec.allowedNamespaces.matchLabels goes with from: Selector, and only with it",
+            {"spec.allowedNamespaces": allowed},
+        )
+        for allowed in ({"from": "Selector"}, {"from": "All", "matchLabels": {"a": "b"}})
+    ),
+    *(
+        Refusal(
+            QUANTIZER,
+            "bitsPerWeight.min must be 0 or more and below bitsPerWeight.max",
+            {"spec.precisions.0.bitsPerWeight": {"min": low, "max": "6"}},
+        )
+        for low in ("-1", "6", "6.5")
+    ),
+    Refusal(QUANTIZER, OPERATORS + "WORK_DIR, ", {"spec.env.0.name": "FORMAT"}),
+    Refusal(RUNTIME, OPERATORS + "MODEL_DIR, ", {"spec.env.0.name": "PORT"}),
+]
+
+
+def rules_of(schema: Object) -> Iterator[str]:
+    """The sentences of all rules in a schema."""
+    for rule in schema.get("x-kubernetes-validations", []):
+        yield rule["message"]
+    for part in schema.get("properties", {}).values():
+        yield from rules_of(part)
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            yield from rules_of(schema[key])
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in KINDS])
+def test_a_good_manifest_is_taken(kubectl: Kubectl, kind: str) -> None:
+    """Else a refusal would prove nothing."""
+    answer = kubectl.try_apply(good(kind))
+    assert answer.ok, answer.text
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_a_rule_refuses_with_its_sentence(kubectl: Kubectl, refusal: Refusal) -> None:
+    answer = kubectl.try_apply(refusal.manifest())
+    assert not answer.ok
+    assert refusal.sentence in answer.text
+    assert answer.text.count("Invalid value") == 1, "one fault, one complaint"
+
+
+@pytest.mark.parametrize("crd", crds(), ids=lambda crd: crd["spec"]["names"]["kind"])
+def test_every_rule_has_a_refusal(crd: Object) -> None:
+    kind = crd["spec"]["names"]["kind"]
+    sentences = [refusal.sentence for refusal in REFUSALS if refusal.kind == kind]
+    rules = set(rules_of(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]))
+    assert rules
+    missing = {rule for rule in rules if not any(part in rule for part in sentences)}
+    assert not missing
