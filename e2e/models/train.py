@@ -253,7 +253,7 @@ def train_tokenizer(documents: list[str]) -> Tokenizer:
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A",
-        pair=f"{BOS} $A {BOS} $B",
+        pair=f"{BOS} $A $B",
         special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
     )
     if tokenizer.get_vocab_size() != VOCABULARY:
