@@ -18,7 +18,7 @@ from e2e.cluster import (
     controlplane,
     host,
     images,
-    network,
+    namespaces,
     prerequisites,
     probes,
     toolchain,
@@ -75,12 +75,13 @@ class Cluster:
         with self._lock():
             if not any(part.pid for part in self.parts()):
                 self._clear()
+                _empty(self.supervisor.logs, keep=set())
             members = self._members(count)
             started = time.monotonic()
             host.remember_settings()
-            network.create(self.names, members)
+            namespaces.create(self.names, members)
             cgroups.create(members)
-            with network.inside(members[0].network):
+            with namespaces.inside(members[0].network):
                 self._start(members)
                 self._deploy(len(members))
             self._say(
@@ -129,7 +130,7 @@ class Cluster:
     def _start(self, members: Sequence[Node]) -> None:
         """Start every process that does not run, and wait until all are ready."""
         layout, supervisor = self.layout, self.supervisor
-        start = partial(supervisor.start, within=network.within(members[0].network))
+        start = partial(supervisor.start, within=namespaces.on_network(members[0].network))
         start("etcd", controlplane.etcd_command(layout))
         advertise = f"--advertise-address={layout.address}"
         start("kube-apiserver", controlplane.apiserver_command(layout, advertise))
@@ -140,7 +141,7 @@ class Cluster:
             environment={"ROOT_ACCESS_KEY": S3_ACCESS_KEY, "ROOT_SECRET_KEY": S3_SECRET_KEY},
         )
         for node in members:
-            nodes.start_containerd(node, supervisor, self.names.unique)
+            nodes.start_containerd(node, supervisor)
         supervisor.wait("registry", partial(probes.healthy, f"http://{REGISTRY}/v2/"))
         for image in images.IMAGES:
             if images.push(image):
@@ -230,9 +231,8 @@ class Cluster:
         cgroups.kill(self.names)
         # containerd's shims, which outlive it, and whatever a killed `up` had no time to note.
         end(supervisor.strays(), grace=0)
-        host.unmount(state)
+        namespaces.remove(self.names)
         cgroups.remove(self.names)
-        host.remove_strays(self.names)
         members = [self.names.node(index) for index in range(MAX_NODES)]
         for node in members:
             _empty(node.folder, keep=_KEPT_OF_NODE)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from e2e.cluster import network
+from e2e.cluster import namespaces
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.names import (
@@ -61,7 +61,7 @@ def run(names: Names, command: Sequence[str]) -> NoReturn:
     # The resolver's file is replaced in a mount namespace of the command's own.
     mounted = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
     words = [
-        *network.within(names.node(0).network),
+        *namespaces.on_network(names.node(0).network),
         *("unshare", "--mount", "--propagation", "slave"),
         *("sh", "-c", mounted, str(resolver), *command),
     ]

@@ -14,7 +14,6 @@ import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from e2e.cluster import toolchain
@@ -40,6 +39,10 @@ class Image:
     def repository(self) -> str:
         return f"cluster/{self.program}"
 
+    @property
+    def entrypoint(self) -> str:
+        return f"/bin/{self.program}"
+
 
 IMAGES = [
     Image("pause", "pause", tag="1"),
@@ -51,18 +54,18 @@ IMAGES = [
 
 def push(image: Image) -> bool:
     """Push an image unless the registry has it; whether it had to. Raises ClusterError."""
-    source = toolchain.GROUPS[image.group].digest()
+    source = f"{image.entrypoint} {toolchain.GROUPS[image.group].digest()}"
     marker = cache() / "images" / f"cluster-{image.program}.json"
     known = json.loads(marker.read_text()) if marker.exists() else {}
     if known.get("source") == source and _has(image, "manifests", known["manifest"]):
         return False
     with tempfile.TemporaryFile() as layer:
-        layer_digest, layer_size = _write_layer(toolchain.binary(image.program), layer)
+        layer_digest, layer_size = _write_layer(image, layer)
         config = _canonical(
             {
                 "architecture": "amd64",
                 "os": "linux",
-                "config": {"Entrypoint": [f"/{image.program}"], "User": _USER},
+                "config": {"Entrypoint": [image.entrypoint], "User": _USER},
                 "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
             }
         )
@@ -83,10 +86,11 @@ def push(image: Image) -> bool:
     return True
 
 
-def _write_layer(program: Path, layer: IO[bytes]) -> tuple[str, int]:
+def _write_layer(image: Image, layer: IO[bytes]) -> tuple[str, int]:
     """Write a tar that holds the program alone; its digest and size in bytes."""
+    program = toolchain.binary(image.program)
     with tarfile.open(fileobj=layer, mode="w") as archive, program.open("rb") as file:
-        entry = tarfile.TarInfo(program.name)
+        entry = tarfile.TarInfo(image.entrypoint.lstrip("/"))
         entry.size = program.stat().st_size
         entry.mode = 0o755
         archive.addfile(entry, file)

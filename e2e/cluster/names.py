@@ -29,9 +29,6 @@ S3_ACCESS_KEY = "quantop"
 S3_SECRET_KEY = "quantop-secret"
 S3_REGION = "us-east-1"
 
-# A Unix socket's path holds at most 107 bytes; the kubelet's longest one is this far below ours.
-_SOCKET_ROOM = len("/node0/kubelet/pod-resources/kubelet.sock")
-
 
 @dataclass(frozen=True)
 class Node:
@@ -61,12 +58,12 @@ class Node:
     @property
     def network(self) -> Path:
         """The file that holds the node's network namespace."""
-        return self.state / "netns" / self.name
+        return self.state / "namespaces" / f"{self.name}.net"
 
     @property
-    def socket(self) -> Path:
-        """Where its containerd listens."""
-        return self.folder / "run" / "containerd.sock"
+    def mounts(self) -> Path:
+        """The file that holds the node's mount namespace."""
+        return self.state / "namespaces" / f"{self.name}.mnt"
 
 
 @dataclass(frozen=True)
@@ -85,12 +82,7 @@ class Names:
                 f"cluster name {cluster!r}: use 1 to 20 lower case letters, digits and dashes, "
                 "a letter first"
             )
-        state = cache() / "clusters" / cluster
-        if len(str(state)) + _SOCKET_ROOM > 107:
-            raise ClusterError(
-                f"{state} is too long a path for Unix sockets: shorten QUANTOP_CACHE"
-            )
-        return cls(cluster, state)
+        return cls(cluster, cache() / "clusters" / cluster)
 
     @property
     def unique(self) -> str:
@@ -98,9 +90,14 @@ class Names:
         return f"{self.cluster}-{hashlib.sha256(str(self.state).encode()).hexdigest()[:6]}"
 
     @property
+    def namespaces(self) -> Path:
+        """The folder with the files that hold its namespaces."""
+        return self.state / "namespaces"
+
+    @property
     def switch(self) -> Path:
         """The file that holds the network namespace between the nodes."""
-        return self.state / "netns" / "switch"
+        return self.namespaces / "switch.net"
 
     def node(self, index: int) -> Node:
         return Node(index, self.state, f"/{self.unique}/node{index}")

@@ -1,6 +1,7 @@
 """A node: containerd, kubelet and kube-proxy, and their settings.
 
-Settings are written as JSON, which is YAML too.
+They run in the node's own namespaces, where /run/containerd, /var/lib/kubelet and the like are the
+node's: see namespaces.py. Settings are written as JSON, which is YAML too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from e2e.cluster import network, probes, toolchain
+from e2e.cluster import namespaces, probes, toolchain
 from e2e.cluster.controlplane import Layout
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.names import DNS_SERVICE, POD_RANGE, REGISTRY, Node
@@ -20,19 +21,27 @@ from e2e.cluster.pki import Certificate
 from e2e.cluster.processes import Supervisor
 
 PAUSE_IMAGE = f"{REGISTRY}/cluster/pause:1"
+_SOCKET = "/run/containerd/containerd.sock"
 _PLUGIN_FOLDERS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 
 
 def containerd_settings(node: Node, registry_hosts: Path, plugins: Path) -> str:
-    """containerd's settings; its `state` holds the pods' network namespaces too."""
+    """containerd's settings, whose `state` holds the pods' network namespaces too."""
     quote = json.dumps  # a JSON string is a TOML string
     return f"""\
 version = 3
-root = {quote(str(node.folder / "containerd"))}
-state = {quote(str(node.folder / "run" / "containerd"))}
+root = "/var/lib/containerd"
+state = "/run/containerd"
 
 [grpc]
-address = {quote(str(node.socket))}
+address = "{_SOCKET}"
+
+[plugins."io.containerd.internal.v1.opt"]
+path = "/var/lib/containerd/opt"
+
+# Plugins of the machine's own have no business here.
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
 
 [plugins."io.containerd.cri.v1.images".registry]
 config_path = {quote(str(registry_hosts))}
@@ -48,6 +57,7 @@ netns_mounts_under_state_dir = true
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = [{quote(str(plugins))}]
 conf_dir = {quote(str(node.folder / "cni"))}
+use_internal_loopback = true
 """
 
 
@@ -57,7 +67,7 @@ def registry_hosts() -> str:
     return f'server = {url}\n\n[host.{url}]\ncapabilities = ["pull", "resolve"]\n'
 
 
-def pod_network(node: Node, name: str) -> str:
+def pod_network(node: Node) -> str:
     """The CNI settings: a pair of interfaces and a route for each pod.
 
     Routed rather than bridged, so that an answer between two pods of one node passes kube-proxy's
@@ -65,12 +75,12 @@ def pod_network(node: Node, name: str) -> str:
     """
     addresses = {
         "type": "host-local",
-        "dataDir": str(node.folder / "addresses"),
+        "dataDir": "/var/lib/cni/addresses",
         "ranges": [[{"subnet": node.pods}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     }
     plugin = {"type": "ptp", "ipMasq": False, "ipam": addresses}
-    return json.dumps({"cniVersion": "1.0.0", "name": name, "plugins": [plugin]}, indent=1)
+    return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [plugin]}, indent=1)
 
 
 def kubelet_settings(node: Node, layout: Layout) -> str:
@@ -95,9 +105,8 @@ def kubelet_settings(node: Node, layout: Layout) -> str:
         "clusterDNS": [DNS_SERVICE],
         "clusterDomain": "cluster.local",
         "resolvConf": str(node.folder / "resolv.conf"),
-        "containerRuntimeEndpoint": f"unix://{node.socket}",
-        "podLogsDir": str(node.folder / "pod-logs"),
-        "volumePluginDir": str(node.folder / "volume-plugins"),
+        "containerRuntimeEndpoint": f"unix://{_SOCKET}",
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {
             "memory.available": "100Mi",
@@ -133,25 +142,23 @@ def plugin_folder() -> Path:
     raise ClusterError("no CNI plugins; `apt-get install containernetworking-plugins`")
 
 
-def start_containerd(node: Node, supervisor: Supervisor, network_name: str) -> None:
+def start_containerd(node: Node, supervisor: Supervisor) -> None:
     """Start a node's containerd and wait for it; containers of an earlier life are removed."""
     part = f"containerd-{node.name}"
     if supervisor.running(part):
         return
     hosts = node.folder / "registries"
     write(hosts / REGISTRY / "hosts.toml", registry_hosts())
-    write(node.folder / "cni" / "pods.conflist", pod_network(node, network_name))
+    write(node.folder / "cni" / "pods.conflist", pod_network(node))
     settings = write(
         node.folder / "containerd.toml", containerd_settings(node, hosts, plugin_folder())
     )
-    node.socket.parent.mkdir(parents=True, exist_ok=True)
 
     def start() -> None:
-        node.socket.unlink(missing_ok=True)
         supervisor.start(
             part,
             [toolchain.binary("containerd"), "--config", settings],
-            within=network.within(node.network),
+            within=namespaces.on(node),
             # It looks for its shim and for runc on PATH.
             environment={"PATH": f"{binaries()}:{search_path()}"},
         )
@@ -180,20 +187,18 @@ def start_kubelet(node: Node, supervisor: Supervisor, layout: Layout) -> None:
             f"--kubeconfig={kubeconfig}",
             f"--hostname-override={node.name}",
             f"--node-ip={node.address}",
-            f"--root-dir={node.folder / 'kubelet'}",
-            f"--cert-dir={node.folder / 'kubelet' / 'pki'}",
         ],
-        within=network.within(node.network),
+        within=namespaces.on(node),
         environment={"PATH": search_path()},
     )
     proxy = write(node.folder / "kube-proxy.json", proxy_settings(node, layout))
     supervisor.start(
         f"kube-proxy-{node.name}",
         [toolchain.binary("kube-proxy"), f"--config={proxy}"],
-        within=network.within(node.network),
+        within=namespaces.on_network(node.network),
         environment={"PATH": search_path()},
     )
-    with network.inside(node.network):
+    with namespaces.inside(node.network):
         supervisor.wait(part, partial(probes.healthy, "http://127.0.0.1:10248/healthz"))
 
 
@@ -222,7 +227,7 @@ def _ctr(node: Node, *arguments: str) -> str:
 
 def _run_ctr(node: Node, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [toolchain.binary("ctr"), "--address", str(node.socket), *arguments],
+        [*namespaces.on(node), str(toolchain.binary("ctr")), *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -188,11 +188,11 @@ class Supervisor:
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log; long lines are cut at 500 characters."""
+    """The last lines of a log; long lines are cut at 300 characters."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 64 * 1024))
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return "(no log)"
-    return "\n".join(line[:500] for line in text.splitlines()[-lines:])
+    return "\n".join(line[:300] for line in text.splitlines()[-lines:])

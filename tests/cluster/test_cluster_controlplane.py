@@ -18,7 +18,7 @@ def api() -> Iterator[ControlPlane]:
 
 def kubectl(api: ControlPlane, *arguments: str, user: str | None = None) -> str:
     kubeconfig = api.kubeconfig_for(user) if user else api.kubeconfig
-    command = [api.kubectl, "--kubeconfig", kubeconfig, *arguments]
+    command = [str(api.kubectl), "--kubeconfig", str(kubeconfig), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

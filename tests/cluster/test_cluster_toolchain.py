@@ -47,7 +47,7 @@ def test_a_program_that_is_not_built_says_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUANTOP_CACHE", str(tmp_path))
-    with pytest.raises(ClusterError, match="python -m e2e.cluster build"):
+    with pytest.raises(ClusterError, match=r"python -m e2e\.cluster build"):
         toolchain.binary("kubectl")
 
 
