@@ -50,7 +50,8 @@ class CalibrationNeed(StrEnum):
 
 
 class BitsPerWeight(ApiModel):
-    """The band that the bits per weight of an artifact must lie in."""
+    """The band that the bits per weight of an artifact's quantized layers must lie in, scales
+    counted; of all weights where the precision quantizes no layer."""
 
     rules: ClassVar = (
         Rule(

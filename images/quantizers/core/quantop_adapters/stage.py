@@ -28,6 +28,8 @@ from quantop_adapters.coverage import Coverage
 from quantop_adapters.refusal import Refused
 
 TERMINATION_MESSAGE_BYTES = 4096
+DEFAULT_METHOD = "Default"
+"""How a Quantizer names the way that a toolchain goes when it is not told which; the same as no name at all."""
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
 
 
@@ -97,7 +99,7 @@ class Task:
             model_name=environment["MODEL_NAME"],
             format=environment["FORMAT"],
             precision=environment["PRECISION"],
-            method=environment.get("METHOD", ""),
+            method=environment.get("METHOD", "").replace(DEFAULT_METHOD, ""),
             calibration=Calibration(
                 Path(calibration),
                 int(environment.get("CALIBRATION_SAMPLES") or 256),
