@@ -65,8 +65,8 @@ def create_app(
 def _add_error_shapes(app: FastAPI, metrics: Metrics) -> None:
     def refuse(request: Request, error: ApiError) -> JSONResponse:
         if request.method == "POST":
-            finish = "error" if error.status >= 500 and error.status != 503 else "none"
-            metrics.request_ended(request.url.path, error.status, finish)
+            finish = "error" if error.status_code == 500 else "none"
+            metrics.request_ended(request.url.path, error.status_code, finish)
         return error.response()
 
     @app.exception_handler(ApiError)

@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 INVALID_REQUEST = "invalid_request_error"
 OVERLOADED = "overloaded_error"
 SERVER_ERROR = "server_error"
 
 
-class ApiError(Exception):
-    """A request that ends with an error instead of an answer."""
+class ApiError(HTTPException):
+    """A request that ends with an error instead of an answer.
+
+    It is one of Starlette's own, so that FastAPI lets it pass while it reads a body.
+    """
 
     def __init__(
         self,
@@ -25,14 +29,13 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status = status
+        headers = None if retry_after is None else {"Retry-After": str(retry_after)}
+        super().__init__(status, message, headers)
         self.body = error_body(message, kind=kind, param=param, code=code)
-        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
     def response(self) -> JSONResponse:
         """Return the error as HTTP."""
-        return JSONResponse(self.body, self.status, self.headers)
+        return JSONResponse(self.body, self.status_code, self.headers)
 
 
 def error_body(
