@@ -24,7 +24,9 @@ INSTALL_OPTIONS := --registry $(REGISTRY) $(if $(DIGESTS),--digests $(DIGESTS))
 else
 INSIDE := e2e/cluster/exec
 REGISTRY ?= 10.200.0.10:5000
-INSTALL_OPTIONS := --registry $(REGISTRY) --digests $(QUANTOP_CACHE)/images/digests.json
+# The hub is where a scenario runs its fake one; nothing else in the cluster reaches any hub.
+INSTALL_OPTIONS := --registry $(REGISTRY) --digests $(QUANTOP_CACHE)/images/digests.json \
+	--hub-endpoint http://10.200.0.10:8000
 endif
 
 .PHONY: help

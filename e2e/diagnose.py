@@ -19,13 +19,19 @@ def diagnose(kubectl: Kubectl, namespace: str, name: str) -> Iterator[str]:
         yield f"{kind}={found['status']} {found['reason']}: {found['message']}"
     pods = kubectl.find("pods", namespace, f"{MODEL_LABEL}={name}")
     jobs = kubectl.find("jobs", namespace, f"{MODEL_LABEL}={name}")
-    for about in [name, *(each["metadata"]["name"] for each in [*jobs, *pods])]:
-        for event in kubectl.events(namespace, about):
-            yield f"event on {about}: {event['type']} {event['reason']}: {event['message']}"
+    for about in [name, *(job["metadata"]["name"] for job in jobs)]:
+        yield from _events(kubectl, namespace, about)
     for pod in pods:
-        for container in unfinished_containers(pod):
-            yield f"log of {pod['metadata']['name']}, container {container}:"
-            yield from _log(kubectl, namespace, pod["metadata"]["name"], container)
+        yield from why_not_running(kubectl, pod)
+
+
+def why_not_running(kubectl: Kubectl, pod: Object) -> Iterator[str]:
+    """A pod's events, and the log tails of those of its containers that failed or are not ready."""
+    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    yield from _events(kubectl, namespace, name)
+    for container in unfinished_containers(pod):
+        yield f"log of {name}, container {container}:"
+        yield from _log(kubectl, namespace, name, container)
 
 
 def unfinished_containers(pod: Object) -> list[str]:
@@ -38,6 +44,11 @@ def unfinished_containers(pod: Object) -> list[str]:
         if restarted or not (finished or each["ready"] or "waiting" in each["state"]):
             names.append(each["name"])
     return names
+
+
+def _events(kubectl: Kubectl, namespace: str, name: str) -> Iterator[str]:
+    for event in kubectl.events(namespace, name):
+        yield f"event on {name}: {event['type']} {event['reason']}: {event['message']}"
 
 
 def _log(kubectl: Kubectl, namespace: str, pod: str, container: str) -> Iterator[str]:

@@ -7,10 +7,12 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from e2e.cluster.paths import REPOSITORY
+from e2e.diagnose import why_not_running
 from e2e.kubectl import Kubectl, KubectlError
 from e2e.store import ARTIFACTS_BUCKET, Store, push_test_models
 
@@ -23,16 +25,23 @@ READER_SECRET = "quantop-store-reader"
 
 
 def install_operator(
-    registry: str, digests: Path | None = None, values: Path | None = None
+    registry: str,
+    digests: Path | None = None,
+    hub_endpoint: str = "",
+    values: Path | None = None,
 ) -> None:
     """Install or upgrade the chart and wait until it runs; ``digests`` is a JSON file that maps
-    image repositories to digests, ``values`` more values of the chart.
+    image repositories to digests, ``hub_endpoint`` a model hub in place of the public one,
+    ``values`` a file with more values of the chart.
 
     Raises:
         subprocess.CalledProcessError: helm failed; it said why on stderr.
     """
     pinned = json.loads(digests.read_text()) if digests else {}
-    chosen = {"images": {"registry": registry, "digests": pinned}}
+    chosen = {
+        "images": {"registry": registry, "digests": pinned},
+        "operator": {"hubEndpoint": hub_endpoint},
+    }
     subprocess.run(
         [
             "helm", "upgrade", "--install", RELEASE, str(CHART),
@@ -88,23 +97,32 @@ def model_store(store: Store) -> dict[str, Any]:
     }
 
 
+def why_not(kubectl: Kubectl) -> Iterator[str]:
+    """What the pods of a release that did not come up have to say."""
+    for pod in kubectl.find("pods", SYSTEM_NAMESPACE):
+        yield from why_not_running(kubectl, pod)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m e2e.install", description=__doc__)
     parser.add_argument("--registry", required=True, help="where the images were pushed to")
     parser.add_argument("--digests", type=Path, help="digests.json of the image build")
+    parser.add_argument("--hub-endpoint", default="", help="a model hub in place of the public one")
     parser.add_argument("--values", type=Path, help="more values for the chart")
     options = parser.parse_args(arguments)
     try:
         store = Store.from_environment()
         kubectl = Kubectl()
         ensure_namespace(kubectl, SYSTEM_NAMESPACE)
-        install_operator(options.registry, options.digests, options.values)
+        install_operator(options.registry, options.digests, options.hub_endpoint, options.values)
         kubectl.apply(model_store(store))
     except KeyError as error:
         print(f"the environment variable {error} is missing", file=sys.stderr)
-    except (KubectlError, subprocess.CalledProcessError) as error:
+    except KubectlError as error:
         print(error, file=sys.stderr)
+    except subprocess.CalledProcessError:
+        print(*why_not(Kubectl()), sep="\n", file=sys.stderr)
     else:
         print(f"operator in namespace {SYSTEM_NAMESPACE}, ModelStore {STORE_NAME}")
         size = push_test_models(store.client())
