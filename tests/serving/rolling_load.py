@@ -2,7 +2,7 @@
 
 Two servers run. Each in turn is replaced as Kubernetes would: a new one is ready, the old one's
 endpoint goes away (late, as it does), its preStop hook runs, it gets SIGTERM. Meanwhile workers in
-a closed loop stream completions with the official client, which keeps its connections.
+a closed loop ask for completions with the official client, half of them for streams.
 
     python -m tests.serving.rolling_load --model NAME --gauges G... [--retries 2] \
         -- SERVER COMMAND with {port}
@@ -38,7 +38,7 @@ class Plan:
     model: str
     gauges: Sequence[str]
     retries: int = 2
-    workers: int = 4
+    workers: int = 8
     tokens: int = 100
     endpoint_delay: float = 1.0
     """From the beginning of a pod's end to the last new connection."""
@@ -56,7 +56,7 @@ class Result:
 
     @property
     def complete(self) -> int:
-        """Streams that came whole."""
+        """Answers that came whole."""
         return self.outcomes["ok"]
 
     @property
@@ -121,8 +121,9 @@ class Server:
         )
 
 
-async def load(plan: Plan, port: int, stop: asyncio.Event, result: Result) -> None:
-    """One user in a closed loop."""
+async def load(plan: Plan, port: int, *, stream: bool, stop: asyncio.Event, result: Result) -> None:
+    """One user in a closed loop. One who streams mostly loses his connection at each answer's end,
+    as the client stops reading at `[DONE]`; one who does not keeps it for ever."""
     # Its own transport, without the machine's proxies.
     async with openai.AsyncOpenAI(
         base_url=f"http://127.0.0.1:{port}/v1",
@@ -133,21 +134,25 @@ async def load(plan: Plan, port: int, stop: asyncio.Event, result: Result) -> No
     ) as client:
         while not stop.is_set():
             try:
-                stream = await client.completions.create(
+                answer = await client.completions.create(
                     model=plan.model,
                     prompt="This program is free software",
                     max_tokens=plan.tokens,
                     temperature=0,
-                    stream=True,
+                    stream=stream,
                     extra_body={"ignore_eos": True},
                 )
                 reason = None
-                async for chunk in stream:
-                    reason = (chunk.choices and chunk.choices[0].finish_reason) or reason
+                if isinstance(answer, openai.AsyncStream):
+                    async for chunk in answer:
+                        reason = (chunk.choices and chunk.choices[0].finish_reason) or reason
+                else:
+                    reason = answer.choices[0].finish_reason
                 result.outcomes["ok" if reason == "length" else "cut without an error"] += 1
             except (openai.APIError, httpx.HTTPError) as error:
                 cause = error.__cause__ or error
-                result.outcomes[f"{type(error).__name__}: {type(cause).__name__}: {cause}"] += 1
+                kind = "stream" if stream else "whole"
+                result.outcomes[f"{kind}: {type(error).__name__}: {cause!r}"] += 1
 
 
 async def measure(plan: Plan, ports: Sequence[int]) -> Result:
@@ -160,8 +165,10 @@ async def measure(plan: Plan, ports: Sequence[int]) -> Result:
             async with FakeService([ports[0], ports[1]]) as service:
                 stop = asyncio.Event()
                 users = [
-                    asyncio.create_task(load(plan, service.port, stop, result))
-                    for _ in range(plan.workers)
+                    asyncio.create_task(
+                        load(plan, service.port, stream=number % 2 == 0, stop=stop, result=result)
+                    )
+                    for number in range(plan.workers)
                 ]
                 await asyncio.sleep(plan.warm_up)
                 for old, new in ((0, 2), (1, 3)):
@@ -188,7 +195,7 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--gauges", nargs="+", default=[])
     parser.add_argument("--retries", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--spread", type=float, default=7.0)
     parser.add_argument("--endpoint-delay", type=float, default=1.0)

@@ -33,12 +33,14 @@ class OnnxRuntimeGenAiEngine:
         session = {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
         overlay = {"model": {"decoder": {"session_options": session}}}
         self._model = Model(model_dir, json.dumps(overlay))
+        # A chat template writes the special tokens itself; before plain text the tokenizer does.
         self._tokenizer = og.Tokenizer(str(model_dir))
+        self._text_tokenizer = og.Tokenizer(str(model_dir))
+        self._text_tokenizer.update_options(add_special_tokens="true")
         self._end_tokens = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
-        self._begin_token = int(self._tokenizer.bos_token_id)
 
     def encode(self, text: str) -> list[int]:
-        return [int(token) for token in self._tokenizer.encode(text)]
+        return [int(token) for token in self._text_tokenizer.encode(text)]
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         body = json.dumps([{"role": m.role, "content": m.content} for m in messages])
@@ -46,10 +48,7 @@ class OnnxRuntimeGenAiEngine:
             prompt = self._tokenizer.apply_chat_template(body, add_generation_prompt=True)
         except RuntimeError as error:
             raise PromptError(f"The model's chat template refuses the messages: {error}") from error
-        tokens = self.encode(prompt)
-        # A template writes the token that begins a text, and so may the tokenizer.
-        doubled = tokens[:2] == [self._begin_token, self._begin_token]
-        return tokens[1:] if doubled else tokens
+        return [int(token) for token in self._tokenizer.encode(prompt)]
 
     def generate(self, prompt: Sequence[int], sampling: Sampling, output: Output) -> FinishReason:
         greedy = sampling.temperature == 0
