@@ -19,16 +19,17 @@ def diagnose(kubectl: Kubectl, namespace: str, name: str) -> Iterator[str]:
         yield f"{kind}={found['status']} {found['reason']}: {found['message']}"
     pods = kubectl.find("pods", namespace, f"{MODEL_LABEL}={name}")
     jobs = kubectl.find("jobs", namespace, f"{MODEL_LABEL}={name}")
-    for about in [name, *(job["metadata"]["name"] for job in jobs)]:
-        yield from _events(kubectl, namespace, about)
+    yield from _events(kubectl, namespace, name)
+    for job in jobs:
+        yield from _events(kubectl, namespace, job["metadata"]["name"], warnings=True)
     for pod in pods:
         yield from why_not_running(kubectl, pod)
 
 
 def why_not_running(kubectl: Kubectl, pod: Object) -> Iterator[str]:
-    """A pod's events, and the log tails of those of its containers that failed or are not ready."""
+    """A pod's warnings, and the log tails of those of its containers that failed or are not ready."""
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-    yield from _events(kubectl, namespace, name)
+    yield from _events(kubectl, namespace, name, warnings=True)
     for container in unfinished_containers(pod):
         yield f"log of {name}, container {container}:"
         yield from _log(kubectl, namespace, name, container)
@@ -46,9 +47,10 @@ def unfinished_containers(pod: Object) -> list[str]:
     return names
 
 
-def _events(kubectl: Kubectl, namespace: str, name: str) -> Iterator[str]:
+def _events(kubectl: Kubectl, namespace: str, name: str, warnings: bool = False) -> Iterator[str]:
     for event in kubectl.events(namespace, name):
-        yield f"event on {name}: {event['type']} {event['reason']}: {event['message']}"
+        if event["type"] == "Warning" or not warnings:
+            yield f"event on {name}: {event['type']} {event['reason']}: {event['message']}"
 
 
 def _log(kubectl: Kubectl, namespace: str, pod: str, container: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ The demo on a cluster of yours needs:
   an S3-compatible store  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and for any store
                           but Amazon's AWS_ENDPOINT_URL as this machine reaches it and, where pods
                           reach it otherwise, QUANTOP_STORE_ENDPOINT; the demo makes the buckets
-                          models and artifacts unless they are there
+                          models, datasets and artifacts unless they are there
   room                    for pods of 2 CPUs and 4 GiB; no GPU
 """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MODELS = Path(__file__).parent / "models"
 SOURCES_BUCKET = "models"
-TEXTS_PREFIX = "texts"
+TEXTS_BUCKET = "datasets"
 ARTIFACTS_BUCKET = "artifacts"
 
 
@@ -91,15 +91,15 @@ def push_file(s3: "S3Client", path: Path, bucket: str, name: str) -> int:
 
 def push_test_models(s3: "S3Client") -> int:
     """Upload the committed test models and texts, making the buckets; bytes altogether."""
-    for bucket in (SOURCES_BUCKET, ARTIFACTS_BUCKET):
+    for bucket in (SOURCES_BUCKET, TEXTS_BUCKET, ARTIFACTS_BUCKET):
         ensure_bucket(s3, bucket)
     checkpoints = sorted(path.parent for path in MODELS.glob("*/config.json"))
     total = sum(push_checkpoint(s3, folder, SOURCES_BUCKET, folder.name) for folder in checkpoints)
     for text in ("calibration.txt", "evaluation.txt"):
-        total += push_file(s3, MODELS / text, SOURCES_BUCKET, f"{TEXTS_PREFIX}/{text}")
+        total += push_file(s3, MODELS / text, TEXTS_BUCKET, text)
     return total
 
 
 def text_uri(name: str) -> str:
     """The uri of a committed text, ``calibration.txt`` or ``evaluation.txt``."""
-    return f"s3://{SOURCES_BUCKET}/{TEXTS_PREFIX}/{name}"
+    return f"s3://{TEXTS_BUCKET}/{name}"
