@@ -1,11 +1,12 @@
-"""Build the container images and push them: `python -m images.build [NAME...] --registry HOST --push`.
+"""Build the container images and push them: `python -m images.build --registry HOST --push`.
 
-An image is rebuilt only when its inputs changed: the files of its folder, its build arguments and the identities of
-the images it is built from. That is more than speed: an artifact's key contains the digest of the quantizer's image,
-so an image that did not change must keep its digest.
+An image is rebuilt only when its inputs changed: the files of its folder, its build arguments and
+the identities of the images it is built from. That is more than speed: an artifact's key contains
+the digest of the quantizer's image, so an image that did not change must keep its digest.
 
-State lies in `$QUANTOP_CACHE/images`: one record per image, the staged build contexts, the bootstrapped base image,
-and `digests.json`, which maps repositories to pushed digests for the chart's values.
+State lies in `$QUANTOP_CACHE/images`: one record per image, the staged build contexts, the
+bootstrapped base image, and `digests.json`, which maps repositories to pushed digests for the
+chart's values.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_BASE = "docker.io/library/python:3.11-slim-bookworm"
-# What the bootstrapped base adds to Debian's smallest system; libnuma and libgomp are loaded by vLLM and torch.
+# What the bootstrapped base adds to Debian's smallest system; libnuma and libgomp are loaded by
+# vLLM and torch.
 BASE_PACKAGES = ("python3", "ca-certificates", "libgomp1", "libnuma1")
 DEBIAN_SUITE = "bookworm"
 SETTINGS = ("UV_DEFAULT_INDEX", "PYTORCH_INDEX", "TORCH_VERSION", "UV_IMAGE")
@@ -38,10 +40,11 @@ SETTINGS = ("UV_DEFAULT_INDEX", "PYTORCH_INDEX", "TORCH_VERSION", "UV_IMAGE")
 
 @dataclass(frozen=True)
 class Image:
-    """One image. `name` is its repository below the registry (`quantop/<...>`), or a local name when not `pushed`.
+    """One image; `name` is its repository below the registry, or a local name if not `pushed`.
 
-    `parents` maps build arguments to the images they name. `extra` and `packages` put the project itself into the
-    build context: `requirements.txt` locked by uv.lock for that extra, and the Python packages under `packages/`.
+    `parents` maps build arguments to the images they name. `extra` and `packages` put the project
+    itself into the build context: `requirements.txt` locked by uv.lock for that extra, and the
+    Python packages under `packages/`.
     """
 
     name: str
@@ -90,7 +93,7 @@ IMAGES = (
 
 
 class BuildError(Exception):
-    """A build or push failed; the message names the image and ends with the command's last lines."""
+    """A build or push failed; the message names the image and the command's last lines."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Engine:
 
     @property
     def bootstraps(self) -> bool:
-        """Whether the base image and uv's are made here instead of pulled: buildah is for machines with no way out."""
+        """Whether the base image and uv's are made here: buildah suits machines with no way out."""
         return self.name == "buildah"
 
     def image_id(self, reference: str) -> str:
@@ -125,7 +128,16 @@ class Engine:
 ENGINES = {
     "buildah": Engine(
         "buildah",
-        ("buildah", "--storage-driver", "overlay", "bud", "--isolation", "chroot", "--network", "host"),
+        (
+            "buildah",
+            "--storage-driver",
+            "overlay",
+            "bud",
+            "--isolation",
+            "chroot",
+            "--network",
+            "host",
+        ),
         ("buildah", "--storage-driver", "overlay", "push"),
     ),
     "docker": Engine("docker", ("docker", "build"), ("docker", "push"), local_prefix=""),
@@ -135,7 +147,7 @@ ENGINES = {
 
 @dataclass
 class Record:
-    """What is remembered of a built image: `inputs` is the hash it was built from, `digest` the registry's name."""
+    """What is remembered of an image: the hash of its inputs, the digest the registry knows."""
 
     inputs: str
     image_id: str
@@ -203,7 +215,7 @@ class Builder:
             yield
 
     def reference(self, name: str) -> str:
-        """What a Dockerfile's argument for the parent `name` is set to; empty keeps the Dockerfile's default."""
+        """What a Dockerfile's argument for the parent is set to; empty keeps its default."""
         if name == "base" and self.base != "bootstrap":
             return self.base
         if name == "uv" and not self.engine.bootstraps:
@@ -211,7 +223,9 @@ class Builder:
         return self.local(name)
 
     def _ensure_image(self, image: Image) -> Record:
-        parents = {argument: self.ensure(parent).image_id for argument, parent in image.parents.items()}
+        parents = {
+            argument: self.ensure(parent).image_id for argument, parent in image.parents.items()
+        }
         context = self._stage(image)
         dockerfile = (context / "Dockerfile").read_text()
         arguments = {argument: self.reference(parent) for argument, parent in image.parents.items()}
@@ -242,20 +256,22 @@ class Builder:
         if self.base != "bootstrap":
             return Record(inputs=self.base, image_id=self.base, size="", seconds=0.0)
         context = self.cache / "contexts" / "base"
-        archive = context / "base.tar"
+        archive = context / f"{digest_of([DEBIAN_SUITE, BASE_PACKAGES])[:12]}.tar"
         if not archive.exists():
             context.mkdir(parents=True, exist_ok=True)
             partial = archive.with_suffix(".partial")
-            packages = ",".join(BASE_PACKAGES)
+            options = ["--quiet", "--variant=minbase", "--format=tar"]
+            options.append(f"--include={','.join(BASE_PACKAGES)}")
             run(
-                ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", f"--include={packages}"]
-                + [DEBIAN_SUITE, str(partial)],
+                ["mmdebstrap", *options, DEBIAN_SUITE, str(partial)],
                 "bootstrapping the base image",
             )
             partial.rename(archive)
-        (context / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
+        (context / "Dockerfile").write_text(f"FROM scratch\nADD {archive.name} /\n")
         stat = archive.stat()
-        inputs = digest_of({"packages": BASE_PACKAGES, "size": stat.st_size, "mtime": stat.st_mtime_ns})
+        inputs = digest_of(
+            {"archive": archive.name, "size": stat.st_size, "mtime": stat.st_mtime_ns}
+        )
         return self._build("base", context, [], inputs)
 
     def _ensure_uv(self) -> Record:
@@ -316,7 +332,15 @@ class Builder:
                 ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
             )
         if image.extra:
-            export = ["uv", "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
+            export = [
+                "uv",
+                "export",
+                "--quiet",
+                "--frozen",
+                "--no-dev",
+                "--no-emit-project",
+                "--no-header",
+            ]
             locked = run(
                 [*export, "--no-annotate", "--extra", image.extra],
                 f"exporting the lock for {image.name}",
@@ -351,7 +375,7 @@ class Builder:
 
 
 def run(command: Sequence[str], what: str, log: Path | None = None) -> str:
-    """Run a command in the repository's root and return its output, keeping it in `log` too when one is named.
+    """Run a command in the repository's root and return its output, kept in `log` too if named.
 
     Raises:
         BuildError: the exit status was not 0; the message says `what` was done.
@@ -368,7 +392,9 @@ def run(command: Sequence[str], what: str, log: Path | None = None) -> str:
         log.write_text(result.stdout)
     if result.returncode:
         tail = "\n".join((result.stderr or result.stdout).splitlines()[-30:])
-        raise BuildError(f"{what}: {shlex.join(command[:3])} ... exited {result.returncode}\n{tail}")
+        raise BuildError(
+            f"{what}: {shlex.join(command[:3])} ... exited {result.returncode}\n{tail}"
+        )
     return result.stdout
 
 
@@ -437,7 +463,9 @@ def select(names: Sequence[str]) -> list[str]:
     known |= {image.name.removeprefix("quantop/"): image.name for image in IMAGES}
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise BuildError(f"no image {', '.join(unknown)}; there are: {', '.join(i.name for i in IMAGES)}")
+        raise BuildError(
+            f"no image {', '.join(unknown)}; there are: {', '.join(i.name for i in IMAGES)}"
+        )
     return [known[name] for name in names] or [image.name for image in IMAGES]
 
 
@@ -448,7 +476,9 @@ def record_digest(path: Path, name: str, digest: str) -> None:
     write_atomically(path, json.dumps(digests, indent=2, sort_keys=True) + "\n")
 
 
-def parse(arguments: Sequence[str] | None, which: Callable[[str], str | None]) -> argparse.Namespace:
+def parse(
+    arguments: Sequence[str] | None, which: Callable[[str], str | None]
+) -> argparse.Namespace:
     """The command line; the engine defaults to the first one installed."""
     installed = [name for name in ENGINES if which(name)]
     parser = argparse.ArgumentParser(prog="images.build", description="Build and push the images.")
@@ -457,11 +487,13 @@ def parse(arguments: Sequence[str] | None, which: Callable[[str], str | None]) -
     parser.add_argument(
         "--base",
         default=os.environ.get("BASE_IMAGE", ""),
-        help=f"base image, or 'bootstrap' to make one from Debian packages (default: {DEFAULT_BASE}; "
-        "with buildah: bootstrap)",
+        help="base image, or 'bootstrap' to make one from Debian packages "
+        f"(default: {DEFAULT_BASE}; with buildah: bootstrap)",
     )
     parser.add_argument("--registry", default="", help="push below this registry, e.g. ghcr.io")
-    parser.add_argument("--tag", default=project_version(), help="tag to push (default: the version)")
+    parser.add_argument(
+        "--tag", default=project_version(), help="tag to push (default: the version)"
+    )
     parser.add_argument("--push", action="store_true", help="push, and write digests.json")
     parser.add_argument("--push-prefix", default="", help="command to run the push with")
     return parser.parse_args(arguments)

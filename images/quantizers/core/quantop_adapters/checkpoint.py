@@ -1,4 +1,4 @@
-"""The source: a Hugging Face checkpoint with safetensors weights, and what every toolchain asks of it."""
+"""The source: a Hugging Face checkpoint in safetensors, and what every toolchain asks of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantop_adapters.refusal import Refused
+from quantop_adapters.refusal import RefusedError
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -24,7 +24,8 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-# Bytes of one number of each safetensors type; types below a byte do not occur in checkpoints to be quantized.
+# Bytes of one number of each safetensors type; types below a byte do not occur in checkpoints to be
+# quantized.
 TYPE_BYTES = {
     "BOOL": 1,
     "U8": 1,
@@ -101,20 +102,29 @@ def check(folder: Path) -> None:
     """Refuse what is no checkpoint, what would run code of its own, and what is quantized already.
 
     Raises:
-        Refused: with the reason.
+        RefusedError: with the reason.
     """
     config = read_json(folder / "config.json")
     if not config:
-        raise Refused("InvalidSource", "the source has no config.json: spec.source must name a checkpoint's folder")
+        raise RefusedError(
+            "InvalidSource",
+            "the source has no config.json: spec.source must name a checkpoint's folder",
+        )
     if not any(folder.glob("*.safetensors")):
-        raise Refused("InvalidSource", "the source has no *.safetensors: save its weights as safetensors")
+        raise RefusedError(
+            "InvalidSource", "the source has no *.safetensors: save its weights as safetensors"
+        )
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in read_json(folder / name):
-            raise Refused("CustomCode", f"the source's {name} has auto_map, which runs the checkpoint's own code")
+            raise RefusedError(
+                "CustomCode",
+                f"the source's {name} has auto_map, which runs the checkpoint's own code",
+            )
     if "quantization_config" in config:
-        raise Refused(
+        raise RefusedError(
             "SourceQuantized",
-            "the source is quantized already (config.json has quantization_config): name the original checkpoint",
+            "the source is quantized already (config.json has quantization_config): name the "
+            "original checkpoint",
         )
 
 
@@ -129,17 +139,20 @@ def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's tokenizer by transformers.
 
     Raises:
-        Refused: transformers cannot read it.
+        RefusedError: transformers cannot read it.
     """
     transformers: Any = importlib.import_module("transformers")
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        raise Refused("UnsupportedTokenizer", f"transformers cannot read the source's tokenizer: {error}") from None
+        raise RefusedError(
+            "UnsupportedTokenizer", f"transformers cannot read the source's tokenizer: {error}"
+        ) from None
 
 
 def token_ids(folder: Path, text: str) -> list[int]:
-    """The beginning-of-text token, where the checkpoint has one, and the text's tokens without special ones."""
+    """The beginning-of-text token, where the checkpoint has one, and the text's tokens without "
+    "special ones."""
     tokenizer = load_tokenizer(folder)
     first = tokenizer.bos_token_id
     if first is None:

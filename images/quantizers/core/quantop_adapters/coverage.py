@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from quantop_adapters.refusal import Refused
+from quantop_adapters.refusal import RefusedError
 
 UNQUANTIZED = frozenset({"F16", "BF16", "FP16", "F32", "FP32"})
 """Precisions that convert a format without quantizing."""
@@ -13,9 +13,10 @@ UNQUANTIZED = frozenset({"F16", "BF16", "FP16", "F32", "FP32"})
 
 @dataclass(frozen=True)
 class Weight:
-    """One logical weight: how many numbers it stands for, and the bits that store them with scales and zero points.
+    """One logical weight: its numbers, and the bits that store them, scales and zero points too.
 
-    `is_layer` says that it is a matrix to multiply by, `quantized` that it is stored in a quantized type.
+    `is_layer` says that it is a matrix to multiply by, `quantized` that it is stored in a quantized
+    type.
     """
 
     numbers: int
@@ -42,7 +43,7 @@ class Coverage:
 
     @property
     def quantized_bits_per_weight(self) -> float:
-        """Stored bits per number over the quantized layers, or over everything where none is quantized."""
+        """Stored bits per number over the quantized layers, or over everything if there is none."""
         layers = [weight for weight in self.weights if weight.quantized and weight.is_layer]
         if not layers:
             return self.bits_per_weight
@@ -71,24 +72,29 @@ class Coverage:
     def check(self, precision: str, low: Decimal | None, high: Decimal | None) -> None:
         """Refuse an artifact that is not what its precision promises.
 
-        The band from `low` to `high` holds for the bits per weight of the quantized layers: those depend on the
-        precision alone, while embeddings left as they are weigh much in a small model and little in a large one.
+        The band from `low` to `high` holds for the bits per weight of the quantized layers: those
+        depend on the precision alone, while embeddings left as they are weigh much in a small model
+        and little in a large one.
 
         Raises:
-            Refused: nothing was quantized, or the bits per weight lie outside the band.
+            RefusedError: nothing was quantized, or the bits per weight lie outside the band.
         """
         if not self.total_layers:
-            raise Refused("EmptyArtifact", "the artifact holds no layer at all")
+            raise RefusedError("EmptyArtifact", "the artifact holds no layer at all")
         if precision not in UNQUANTIZED and not self.quantized_layers:
-            raise Refused(
+            raise RefusedError(
                 "NothingQuantized",
-                f"spec.quantization.precision is {precision}, but none of the artifact's {self.total_layers} layers "
-                "is quantized; their shapes may not suit it: choose another precision",
+                f"spec.quantization.precision is {precision}, but none of the artifact's "
+                f"{self.total_layers} layers is quantized; their shapes may not suit it: choose "
+                "another precision",
             )
         found = self.quantized_bits_per_weight
         if (low is not None and found < low) or (high is not None and found > high):
-            raise Refused(
+            raise RefusedError(
                 "BitsPerWeightOutOfBand",
-                f"spec.quantization.precision {precision} promises {low or 0} to {high or 'any'} bits per weight, but "
-                f"the artifact's quantized layers hold {found:.2f}; their shapes may not suit it: choose another one",
+                f"spec.quantization.precision {precision} promises {low or 0} to {high or 'any'} "
+                "bits "
+                f"per weight, but the artifact's layers hold {found:.2f}; their shapes may not "
+                "suit it: "
+                "choose another precision",
             )

@@ -1,8 +1,9 @@
 """Perplexity by the protocol `windows-v1`, the same for a source and for every format made of it.
 
-The ids are the beginning-of-text token and the text's tokens without special ones, cut to a maximum. Consecutive
-windows that do not overlap are scored each alone at their positions 1 to L-1; a last partial window is left out. The
-perplexity is the exponential of the mean negative log likelihood.
+The ids are the beginning-of-text token and the text's tokens without special ones, cut to a
+maximum. Consecutive windows that do not overlap are scored each alone at their positions 1 to L-1;
+a last partial window is left out. The perplexity is the exponential of the mean negative log
+likelihood.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantop_adapters.refusal import Refused
+from quantop_adapters.refusal import RefusedError
 
 PROTOCOL = "windows-v1"
 ROWS_AT_ONCE = 256
@@ -28,12 +29,14 @@ def read_text(path: Path) -> str:
     """A text, or the `text` fields of JSON lines, one empty line between them.
 
     Raises:
-        Refused: the file is not UTF-8.
+        RefusedError: the file is not UTF-8.
     """
     try:
         raw = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise Refused("TextNotUtf8", f"the text file is not UTF-8 ({error}); convert it") from None
+        raise RefusedError(
+            "TextNotUtf8", f"the text file is not UTF-8 ({error}); convert it"
+        ) from None
     lines = [line for line in raw.splitlines() if line.strip()]
     if not lines or not lines[0].lstrip().startswith("{"):
         return raw
@@ -47,13 +50,14 @@ def windows(tokens: Sequence[int], length: int) -> list[Sequence[int]]:
     """Consecutive windows of `length` tokens, the last partial one left out.
 
     Raises:
-        Refused: there is not one whole window.
+        RefusedError: there is not one whole window.
     """
     whole = [tokens[start : start + length] for start in range(0, len(tokens) - length + 1, length)]
     if not whole:
-        raise Refused(
+        raise RefusedError(
             "EvaluationTextTooShort",
-            f"the evaluation text has {len(tokens)} tokens, less than one window of {length}; give a longer text at "
+            f"the evaluation text has {len(tokens)} tokens, less than one window of {length}; "
+            "give a longer text at "
             "spec.quality.evaluation or a shorter sequenceLength",
         )
     return whole
@@ -63,14 +67,15 @@ def perplexity(negative_log_likelihoods: Sequence[float], tokens: int, what: str
     """The exponential of the mean over `tokens` scored positions.
 
     Raises:
-        Refused: it is not a finite number; such a model answers nothing of use.
+        RefusedError: it is not a finite number; such a model answers nothing of use.
     """
     mean = math.fsum(negative_log_likelihoods) / tokens
     value = math.exp(mean) if mean < 700 else math.inf
     if not math.isfinite(value):
-        raise Refused(
+        raise RefusedError(
             "PerplexityNotFinite",
-            f"the {what}'s perplexity is not finite: its weights or this precision give no usable numbers",
+            f"the {what}'s perplexity is not finite: its weights or this precision give no usable "
+            "numbers",
         )
     return round(value, 4)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A recipe or checkpoint that cannot be converted, however often it is tried.
 
-    `reason` is CamelCase for the condition; the message is one sentence that names the field, what was found and
-    what to do about it.
+    `reason` is CamelCase for the condition; the message is one sentence that names the field, what
+    was found and what to do about it.
     """
 
     def __init__(self, reason: str, message: str) -> None:

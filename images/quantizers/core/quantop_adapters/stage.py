@@ -1,8 +1,8 @@
-"""One stage of a conversion Job: environment in, files out, progress lines, a termination message, an exit status.
+"""One stage of a conversion Job: environment in; files, progress lines and a message out.
 
-A stage's exit status is 0 when done, 3 when refused (trying again cannot help) and anything else when it failed and
-may be tried again. A container that is restarted finds what its predecessor finished by `state/quantize.done` or the
-quality file, both written last.
+A stage's exit status is 0 when done, 3 when refused (trying again cannot help) and anything else
+when it failed and may be tried again. A container that is restarted finds what its predecessor
+finished by `state/quantize.done` or the quality file, both written last.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any, Protocol
 
 from quantop_adapters import checkpoint, perplexity
 from quantop_adapters.coverage import Coverage
-from quantop_adapters.refusal import Refused
+from quantop_adapters.refusal import RefusedError
 
 TERMINATION_MESSAGE_BYTES = 4096
 DEFAULT_METHOD = "Default"
-"""How a Quantizer names the way that a toolchain goes when it is not told which; the same as no name at all."""
+"""How a Quantizer names a toolchain's only way; the same as no name at all."""
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
 
 
@@ -53,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Task:
-    """What the operator asks for, read from the environment. An empty `method` is the precision's default."""
+    """What the operator asks for; an empty `method` is the precision's default."""
 
     source: Path
     artifact: Path
@@ -71,7 +71,8 @@ class Task:
 
     @property
     def scratch(self) -> Path:
-        """A folder beside the artifact for files on the way to it; it is gone when the stage ends well."""
+        """A folder beside the artifact for files on the way to it; it is gone when the stage "
+        "ends well."""
         return self.artifact.with_name(self.artifact.name + ".scratch")
 
     @property
@@ -134,7 +135,7 @@ class Toolchain(Protocol):
         """Write the artifact's files into the empty folder `target`.
 
         Raises:
-            Refused: the checkpoint or the recipe cannot be converted by this tool.
+            RefusedError: the checkpoint or the recipe cannot be converted by this tool.
         """
 
     def coverage(self, artifact: Path) -> Coverage:
@@ -172,7 +173,8 @@ def termination_text(document: Mapping[str, object], limit: int = TERMINATION_ME
 
 
 def terminate_with(document: Mapping[str, object]) -> None:
-    """Leave the termination message where the kubelet reads it, and on stderr for whoever reads the log."""
+    """Leave the termination message where the kubelet reads it, and on stderr for whoever reads "
+    "the log."""
     text = termination_text(document)
     print(text, file=sys.stderr, flush=True)
     path = os.environ.get("TERMINATION_MESSAGE_PATH") or "/dev/termination-log"
@@ -203,19 +205,20 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
     """Make the artifact, or find it made; what the termination message says.
 
     Raises:
-        Refused: the recipe cannot be followed.
+        RefusedError: the recipe cannot be followed.
     """
     progress = Progress("quantize")
     if finished(task):
         progress("the artifact is finished already", 100)
         return {"message": "finished by an earlier run"}
     if task.format != toolchain.format:
-        raise Refused(
+        raise RefusedError(
             "UnsupportedFormat",
-            f"spec.quantization.format is {task.format}; {toolchain.name} writes {toolchain.format}",
+            f"spec.quantization.format is {task.format}; {toolchain.name} writes "
+            f"{toolchain.format}",
         )
     if task.precision not in toolchain.precisions:
-        raise Refused(
+        raise RefusedError(
             "UnsupportedPrecision",
             f"spec.quantization.precision is {task.precision}; {toolchain.name} makes "
             f"{', '.join(toolchain.precisions)}",
@@ -228,7 +231,8 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
         folder.mkdir(parents=True)
     toolchain.quantize(task, target, progress)
     shutil.rmtree(task.scratch)
-    # Some tools write files that only their owner can read, but what serves them may run as another user.
+    # Some tools write files that only their owner can read, but what serves them may run as another
+    # user.
     size = 0
     for path in (target, *target.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -243,7 +247,7 @@ def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
     """Measure the artifact and write the quality file; what the termination message says.
 
     Raises:
-        Refused: the artifact is not what the recipe promises, or the evaluation text is too short.
+        RefusedError: the artifact is not what the recipe promises, or the text is too short.
     """
     progress = Progress("evaluate")
     if task.quality.is_file():
@@ -300,7 +304,7 @@ def measure(
     return perplexity.perplexity(scored(), sum(len(window) - 1 for window in windows), what)
 
 
-class ToolFailed(Exception):
+class ToolError(Exception):
     """A command line tool ended with an error; the message holds its last lines."""
 
 
@@ -308,18 +312,19 @@ _child: subprocess.Popen[str] | None = None
 
 
 def run_tool(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, on_line: Callable[[str], None] | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> str:
     """Run a tool and return what it printed, which also goes to stderr as it comes.
 
     Raises:
-        ToolFailed: its exit status was not 0.
+        ToolError: its exit status was not 0.
     """
     global _child
     lines: list[str] = []
     with subprocess.Popen(
         command,
-        env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -339,7 +344,7 @@ def run_tool(
             if process.returncode < 0
             else f"exited with {process.returncode}"
         )
-        raise ToolFailed(f"{Path(command[0]).name} {how}: " + " | ".join(lines[-12:]))
+        raise ToolError(f"{Path(command[0]).name} {how}: " + " | ".join(lines[-12:]))
     return "\n".join(lines)
 
 
@@ -352,7 +357,7 @@ def _stop(_number: int, _frame: object) -> None:
 
 def failure(stage: str, error: BaseException) -> dict[str, object]:
     """The termination message of a stage that failed and may be tried again."""
-    reason = "ToolFailed" if isinstance(error, ToolFailed) else f"{stage.capitalize()}Failed"
+    reason = "ToolFailed" if isinstance(error, ToolError) else f"{stage.capitalize()}Failed"
     if isinstance(error, MemoryError):
         reason = "OutOfMemory"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -377,7 +382,7 @@ def main(toolchain: Toolchain, arguments: Sequence[str] | None = None) -> int:
         # The tokenizers' thread pool does not read OMP_NUM_THREADS.
         os.environ.setdefault("RAYON_NUM_THREADS", str(task.threads))
         terminate_with({"stage": stage, **stages[stage](toolchain, task)})
-    except Refused as refusal:
+    except RefusedError as refusal:
         terminate_with({"stage": stage, "reason": refusal.reason, "message": str(refusal)})
         return EXIT_REFUSED
     except Exception as error:

@@ -1,0 +1,121 @@
+"""Convert checkpoints by every adapter at every precision, and print what came of it as a table.
+
+    python images/quantizers/core/measure.py --models e2e/models [--work DIR] [--only
+    llama_cpp:Q4_K_M ...]
+
+Runs wherever the toolchains are: in the image, or in a virtual environment of requirements.txt and
+torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# Toolchain, format, precision, method, whether it is given the calibration text.
+RECIPES = (
+    ("llama_cpp", "GGUF", "F16", "", False),
+    ("llama_cpp", "GGUF", "Q8_0", "", False),
+    ("llama_cpp", "GGUF", "Q5_K_S", "", False),
+    ("llama_cpp", "GGUF", "Q4_K_M", "", False),
+    ("llama_cpp", "GGUF", "Q4_K_M", "", True),
+    ("llama_cpp", "GGUF", "Q4_0", "", False),
+    ("llama_cpp", "GGUF", "Q2_K", "", False),
+    ("llama_cpp", "GGUF", "Q2_K", "", True),
+    ("llm_compressor", "CompressedTensors", "W8A8", "", True),
+    ("llm_compressor", "CompressedTensors", "W8A8", "SmoothQuantGPTQ", True),
+    ("llm_compressor", "CompressedTensors", "W8A8", "RTN", False),
+    ("llm_compressor", "CompressedTensors", "W4A16", "", True),
+    ("llm_compressor", "CompressedTensors", "W4A16", "RTN", False),
+    ("onnxruntime_genai", "ONNX", "FP32", "", False),
+    ("onnxruntime_genai", "ONNX", "INT8", "", False),
+    ("onnxruntime_genai", "ONNX", "INT4", "", False),
+)
+
+
+def convert(models: Path, model: str, recipe: tuple[str, str, str, str, bool], work: Path) -> str:
+    """Run both stages as the operator does; one line of the table.
+
+    Raises:
+        subprocess.CalledProcessError: a stage failed.
+    """
+    toolchain, kind, precision, method, calibrated = recipe
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(HERE),
+        "WORK_DIR": str(work),
+        "SOURCE_DIR": str(models / model),
+        "MODEL_NAME": model,
+        "FORMAT": kind,
+        "PRECISION": precision,
+        "METHOD": method,
+        "CALIBRATION_FILE": str(models / "calibration.txt") if calibrated else "",
+        "CALIBRATION_SAMPLES": "64",
+        "CALIBRATION_SEQUENCE_LENGTH": "256",
+        "EVALUATION_FILE": str(models / "evaluation.txt"),
+        "EVALUATION_SEQUENCE_LENGTH": "256",
+        "EVALUATION_MAX_TOKENS": "20000",
+        "TERMINATION_MESSAGE_PATH": str(work / "termination"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    seconds = []
+    for stage in ("quantize", "evaluate"):
+        start = time.monotonic()
+        command = [sys.executable, "-m", f"quantop_adapters.{toolchain}", stage]
+        with (work / f"{stage}.log").open("w") as log:
+            status = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
+        if status:
+            return (
+                f"{model:11} {kind:17} {precision:7} {stage} failed with {status}: "
+                + (work / "termination").read_text()
+            )
+        seconds.append(time.monotonic() - start)
+    quality = json.loads((work / "state" / "quality.json").read_text())
+    size = sum(path.stat().st_size for path in (work / "artifact").rglob("*") if path.is_file())
+    return (
+        f"{model:11} {kind:17} {precision:7} {method or ('calibrated' if calibrated else ''):16}"
+        f"{size:>11,} {quality['bitsPerWeight']:>8.3f} {quality['quantizedBitsPerWeight']:>9.3f} "
+        f"{quality['quantizedLayers']:>4}/{quality['totalLayers']:<4}"
+        f"{quality['baselinePerplexity']:>9.3f} {quality['perplexity']:>9.3f} "
+        f"{seconds[0]:>6.0f} {seconds[1]:>6.0f}"
+    )
+
+
+def main() -> int:
+    """Print the table; the exit status is 1 when a stage failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, default=Path("e2e/models"))
+    parser.add_argument("--work", type=Path, help="keep the artifacts below this folder")
+    parser.add_argument("--only", nargs="*", default=[], metavar="TOOLCHAIN[:PRECISION]")
+    parser.add_argument("--model", nargs="*", default=["tiny-llama", "tiny-phi3"])
+    options = parser.parse_args()
+    work = options.work or Path(tempfile.mkdtemp(prefix="measure-"))
+    print(
+        f"{'model':11} {'format':17} {'precis.':7} {'method':16}{'bytes':>11} {'bits/w':>8} "
+        f"{'in layers':>9} {'layers':>9}{'ppl src':>9} {'ppl':>9} {'quant s':>7} {'eval s':>6}"
+    )
+    failed = False
+    for model in options.model:
+        for recipe in RECIPES:
+            if options.only and not {recipe[0], f"{recipe[0]}:{recipe[2]}"} & set(options.only):
+                continue
+            name = f"{model}-{recipe[0]}-{recipe[2]}-{recipe[3] or int(recipe[4])}"
+            line = convert(options.models.resolve(), model, recipe, work / name)
+            failed |= " failed with " in line
+            print(line, flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""From a Hugging Face checkpoint to a GGUF file in 16-bit floats, by llama.cpp's own converter.
+
+The converter knows a tokenizer by the hash of what it makes of one text, and refuses those it never
+saw. A plain byte-level BPE tokenizer is GPT-2's in all but its vocabulary, so it is mapped to that
+one, and whether llama.cpp then splits text as the checkpoint's own tokenizer does is tested on the
+result (`llama_cpp.check_tokenizer`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from quantop_adapters import checkpoint
+from quantop_adapters.refusal import RefusedError
+
+# llama.cpp marks these tokens of any model whose name contains one of PHI3_NAMES, and cannot load
+# one without them.
+PHI3_NAMES = re.compile(r"(phi)-?3", re.IGNORECASE)
+PHI3_TOKENS = frozenset({"</s>", "<unk>", "<s>", "<|endoftext|>"})
+
+
+def import_from_llama_cpp(name: str) -> Any:
+    """Import a module of llama.cpp's Python sources, which lie in a folder of their own."""
+    folder = os.environ.get("LLAMA_CPP_PYTHON", "/opt/llama.cpp/python")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module(name)
+
+
+def is_plain_byte_level(source: Path) -> bool:
+    """Whether tokenizer.json is a BPE tokenizer that splits text exactly as GPT-2's does."""
+    tokenizer = checkpoint.read_json(source / "tokenizer.json")
+    splitter = tokenizer.get("pre_tokenizer") or {}
+    return (
+        (tokenizer.get("model") or {}).get("type") == "BPE"
+        and not tokenizer.get("normalizer")
+        and splitter.get("type") == "ByteLevel"
+        and splitter.get("use_regex", True) is True
+        and splitter.get("add_prefix_space", True) is False
+    )
+
+
+def vocabulary(source: Path) -> set[str]:
+    """Every token of tokenizer.json, the added ones too; empty for a SentencePiece model alone."""
+    tokenizer = checkpoint.read_json(source / "tokenizer.json")
+    tokens = (tokenizer.get("model") or {}).get("vocab") or {}
+    added = {token["content"] for token in tokenizer.get("added_tokens") or []}
+    return added | {entry if isinstance(entry, str) else entry[0] for entry in tokens}
+
+
+def display_name(model_name: str, source: Path) -> str:
+    """The name to write into the file: the object's, but for what llama.cpp reads a meaning "
+    "into."""
+    if PHI3_NAMES.search(model_name) and not vocabulary(source) >= PHI3_TOKENS:
+        return PHI3_NAMES.sub(r"\1", model_name)
+    return model_name
+
+
+def convert(source: Path, target: Path, model_name: str) -> bool:
+    """Write `target` and say whether the tokenizer was mapped to GPT-2's, which wants a check.
+
+    Raises:
+        RefusedError: the converter knows neither the architecture nor the tokenizer.
+    """
+    conversion: Any = import_from_llama_cpp("conversion")
+    gguf: Any = import_from_llama_cpp("gguf")
+    torch: Any = importlib.import_module("torch")
+    config = checkpoint.read_json(source / "config.json")
+    mapped = False
+    try:
+        settings = conversion.ModelBase.load_hparams(source, False)
+        architecture = conversion.get_model_architecture(settings, conversion.ModelType.TEXT)
+        base: Any = conversion.get_model_class(architecture)
+    except (NotImplementedError, ValueError, KeyError) as error:
+        raise RefusedError(
+            "UnsupportedArchitecture",
+            f"the source's config.json says {checkpoint.architecture(config)}, which llama.cpp "
+            "cannot convert "
+            f"({error}); choose format CompressedTensors or ONNX, or another model",
+        ) from None
+
+    class Converter(base):  # type: ignore[misc]  # the base is only known at run time
+        """The architecture's own converter, which takes a plain byte-level BPE tokenizer too."""
+
+        model_arch = base.model_arch
+
+        def set_vocab(self) -> None:
+            if not (source / "tokenizer.model").is_file() and is_plain_byte_level(source):
+                self._set_vocab_gpt2()
+            else:
+                super().set_vocab()
+
+        def get_vocab_base_pre(self, tokenizer: Any) -> str:
+            nonlocal mapped
+            try:
+                return str(super().get_vocab_base_pre(tokenizer))
+            except NotImplementedError:
+                if not is_plain_byte_level(source):
+                    raise
+                mapped = True
+                return "gpt-2"
+
+    with torch.inference_mode():
+        converter: Any = Converter(
+            source,
+            gguf.LlamaFileType.MOSTLY_F16,
+            target,
+            model_name=display_name(model_name, source),
+        )
+        # The vocabulary first and alone: what cannot be tokenized should not be converted for an
+        # hour before.
+        set_vocab = converter.set_vocab
+        try:
+            set_vocab()
+        except (
+            NotImplementedError,
+            ValueError,
+            KeyError,
+            FileNotFoundError,
+            AssertionError,
+        ) as error:
+            raise RefusedError(
+                "UnsupportedTokenizer",
+                "llama.cpp cannot take over the source's tokenizer "
+                f"({error or type(error).__name__}); it knows "
+                "SentencePiece models, plain byte-level BPE and those of well-known models: "
+                "choose format "
+                "CompressedTensors or ONNX",
+            ) from None
+        converter.set_vocab = lambda: None
+        converter.write()
+    return mapped

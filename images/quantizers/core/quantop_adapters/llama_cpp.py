@@ -1,0 +1,262 @@
+"""GGUF by llama.cpp: convert to 16-bit floats, weigh by a calibration if given, quantize."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quantop_adapters import checkpoint, perplexity, stage
+from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.gguf_convert import convert, import_from_llama_cpp
+from quantop_adapters.refusal import RefusedError
+
+ARTIFACT = "model.gguf"
+IMPORTANCE_MATRIX = "ImportanceMatrix"
+FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
+# Rounding by the type's own rule: an importance matrix changes nothing.
+UNWEIGHTED = frozenset({"F16", "Q8_0"})
+BATCH = 256
+"""Tokens decoded at once; as all logits are kept, this bounds memory for large vocabularies."""
+SAMPLE = (
+    "The quick brown fox, aged 3.14, jumps over 12345 lazy dogs!\n\n"
+    "  def f(x):\n\treturn x['key'] + \"ä€\"\n"
+    "It's what they'd've said: http://example.org/a_b?c=d&e=%20 … ½ — 日本語\n"
+)
+
+
+class Engine:
+    """A GGUF file loaded into llama.cpp through its library."""
+
+    def __init__(self, path: Path, context: int, threads: int) -> None:
+        """Load the file for sequences of at most `context` tokens.
+
+        Raises:
+            RefusedError: llama.cpp cannot load it.
+        """
+        self.library: Any = import_from_llama_cpp("llama_cpp.llama_cpp")
+        self._log = self.library.llama_log_callback(self._on_log)
+        self._problems: list[str] = []
+        self.library.llama_log_set(self._log, ctypes.c_void_p(0))
+        self.library.llama_backend_init()
+        model_parameters = self.library.llama_model_default_params()
+        self.model = self.library.llama_model_load_from_file(str(path).encode(), model_parameters)
+        if not self.model:
+            raise RefusedError(
+                "ArtifactNotLoadable",
+                f"llama.cpp cannot load the GGUF file it made: {' '.join(self._problems[-3:])}",
+            )
+        parameters = self.library.llama_context_default_params()
+        parameters.n_ctx = context
+        parameters.n_batch = parameters.n_ubatch = min(BATCH, context)
+        parameters.n_threads = parameters.n_threads_batch = threads
+        self.context = self.library.llama_init_from_model(self.model, parameters)
+        if not self.context:
+            raise RefusedError(
+                "ArtifactNotLoadable",
+                f"llama.cpp cannot make a context of {context} tokens: "
+                f"{' '.join(self._problems[-3:])}",
+            )
+        self.vocabulary = self.library.llama_model_get_vocab(self.model)
+        self.vocabulary_size: int = self.library.llama_vocab_n_tokens(self.vocabulary)
+
+    def _on_log(self, level: int, text: bytes, _data: object) -> None:
+        """Keep warnings and errors (ggml's levels 3 and 4) for messages."""
+        if level in (3, 4):
+            self._problems.append(text.decode(errors="replace").strip())
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text without special tokens."""
+        raw = text.encode()
+        ids = (ctypes.c_int32 * (len(raw) + 8))()
+        count = self.library.llama_tokenize(
+            self.vocabulary, raw, len(raw), ids, len(ids), False, False
+        )
+        return list(ids[: max(0, count)])
+
+    def score(self, window: Sequence[int]) -> float:
+        """Sum of negative log likelihoods (nats) of a window at its positions 1 to L-1.
+
+        Raises:
+            RuntimeError: llama.cpp could not decode.
+        """
+        numpy: Any = importlib.import_module("numpy")
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        total = 0.0
+        batch = self.library.llama_batch_init(BATCH, 0, 1)
+        try:
+            for start in range(0, len(window), BATCH):
+                ids = window[start : start + BATCH]
+                batch.n_tokens = len(ids)
+                for index, token in enumerate(ids):
+                    batch.token[index] = token
+                    batch.pos[index] = start + index
+                    batch.n_seq_id[index] = 1
+                    batch.seq_id[index][0] = 0
+                    batch.logits[index] = 1
+                if self.library.llama_decode(self.context, batch) != 0:
+                    raise RuntimeError(
+                        f"llama.cpp could not decode: {' '.join(self._problems[-3:])}"
+                    )
+                targets = window[start + 1 : start + 1 + len(ids)]
+                logits = numpy.ctypeslib.as_array(
+                    self.library.llama_get_logits(self.context),
+                    shape=(len(ids), self.vocabulary_size),
+                )
+                total += perplexity.negative_log_likelihood(logits, targets)
+        finally:
+            self.library.llama_batch_free(batch)
+        return total
+
+
+class LlamaCpp:
+    """llama.cpp: GGUF."""
+
+    name = "llama.cpp"
+    format = "GGUF"
+    precisions = ("F16", "Q8_0", "Q5_K_S", "Q4_K_M", "Q4_0", "Q2_K")
+
+    def version(self) -> str:
+        """The version of the llama-cpp-python release whose llama.cpp this is."""
+        root = Path(os.environ.get("LLAMA_CPP_PYTHON", "/opt/llama.cpp/python")).parent
+        return (root / "VERSION").read_text().strip()
+
+    def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
+        """Convert, quantize and load the result once."""
+        weighted = self._weighted(task)
+        progress("converting the checkpoint to GGUF", 5)
+        output = target / ARTIFACT
+        full = output if task.precision == "F16" else task.scratch / "f16.gguf"
+        mapped = convert(task.source, full, task.model_name)
+        if mapped:
+            check_tokenizer(full, task)
+        if full != output:
+            command = ["llama-quantize"]
+            if weighted:
+                progress("computing the importance matrix", 30)
+                command += ["--imatrix", str(self._importance_matrix(task, full, progress))]
+            progress(f"quantizing to {task.precision}", 60, full.stat().st_size)
+            command += [str(full), str(output), task.precision, str(task.threads)]
+            stage.run_tool(command, on_line=tensor_progress(progress))
+        progress("loading the result", 95, output.stat().st_size)
+        engine = Engine(output, 64, task.threads)
+        if not math.isfinite(engine.score(engine.tokenize(SAMPLE)[:32])):
+            raise RefusedError(
+                "PerplexityNotFinite",
+                f"the model computes no finite numbers at {task.precision}; choose another "
+                "precision",
+            )
+
+    def _weighted(self, task: stage.Task) -> bool:
+        """Whether an importance matrix is to be used."""
+        if task.method not in ("", IMPORTANCE_MATRIX):
+            raise RefusedError(
+                "UnsupportedMethod",
+                f"spec.quantization.method is {task.method}; llama.cpp knows {IMPORTANCE_MATRIX}, "
+                "or leave it out",
+            )
+        if task.method and not task.calibration:
+            raise RefusedError(
+                "CalibrationRequired",
+                f"method {IMPORTANCE_MATRIX} needs a text: set spec.quantization.calibration",
+            )
+        if task.calibration and task.precision in UNWEIGHTED:
+            raise RefusedError(
+                "CalibrationNotUsed",
+                f"precision {task.precision} uses no calibration: remove "
+                "spec.quantization.calibration",
+            )
+        return task.calibration is not None
+
+    def _importance_matrix(self, task: stage.Task, full: Path, progress: stage.Progress) -> Path:
+        """Weigh the columns of every layer by what the calibration text sends through them."""
+        assert task.calibration is not None
+        length, samples = task.calibration.sequence_length, task.calibration.samples
+        text = task.scratch / "calibration.txt"
+        text.write_text(perplexity.read_text(task.calibration.file), encoding="utf-8")
+        tokens = len(checkpoint.token_ids(task.source, text.read_text(encoding="utf-8")))
+        if tokens < 2 * length:
+            raise RefusedError(
+                "CalibrationTextTooShort",
+                f"the calibration text has {tokens} tokens and llama.cpp needs two windows of "
+                f"{length}; give a longer "
+                "text at spec.quantization.calibration or a shorter sequenceLength",
+            )
+        matrix = task.scratch / "importance.gguf"
+        chunks = min(samples, tokens // length)
+        command = ["llama-imatrix", "--model", str(full), "--file", str(text)]
+        command += ["--output", str(matrix), "--ctx-size", str(length), "--chunks", str(chunks)]
+        command += ["--no-ppl", "--threads", str(task.threads)]
+        stage.run_tool(command)
+        return matrix
+
+    def coverage(self, artifact: Path) -> Coverage:
+        """Count the file's tensors by their types."""
+        gguf: Any = import_from_llama_cpp("gguf")
+        tensors = gguf.GGUFReader(artifact / ARTIFACT).tensors
+        names = {tensor.name for tensor in tensors}
+        # A tied embedding is the output layer too; one that is only looked up is no layer.
+        looked_up = {"token_embd.weight"} if "output.weight" in names else set()
+        return Coverage(
+            tuple(
+                Weight(
+                    numbers=int(tensor.n_elements),
+                    bits=int(tensor.n_bytes) * 8,
+                    is_layer=len(tensor.shape) > 1 and tensor.name not in looked_up,
+                    quantized=tensor.tensor_type.name not in FLOAT_TYPES,
+                )
+                for tensor in tensors
+                if not tensor.name.startswith("rope_")
+            )
+        )
+
+    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+        """Load the file with room for one evaluation window."""
+        assert task.evaluation is not None
+        return Engine(task.artifact / ARTIFACT, task.evaluation.sequence_length, task.threads).score
+
+
+def tensor_progress(progress: stage.Progress) -> Any:
+    """Turn llama-quantize's lines `[ 3/ 291] name ...` into ten progress lines."""
+    last = -1
+
+    def on_line(line: str) -> None:
+        nonlocal last
+        match = re.match(r"\[\s*(\d+)/\s*(\d+)\]\s*(\S+)", line)
+        if match and (tenth := 10 * int(match[1]) // max(1, int(match[2]))) > last:
+            last = tenth
+            progress(f"quantized {match[3]}", 60 + 3 * tenth)
+
+    return on_line
+
+
+def check_tokenizer(path: Path, task: stage.Task) -> None:
+    """Compare llama.cpp's ids of a text with the checkpoint's own.
+
+    Raises:
+        RefusedError: they differ, so the served model would read other text than it was sent.
+    """
+    text = SAMPLE
+    for given in (task.evaluation, task.calibration):
+        if given:
+            text += perplexity.read_text(given.file)[:4000]
+    expected = list(
+        checkpoint.load_tokenizer(task.source)(text, add_special_tokens=False).input_ids
+    )
+    found = Engine(path, 64, task.threads).tokenize(text)
+    if found != expected:
+        raise RefusedError(
+            "UnsupportedTokenizer",
+            "llama.cpp splits text otherwise than the source's byte-level BPE tokenizer "
+            f"({len(found)} tokens for {len(expected)}): choose format CompressedTensors or ONNX",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(stage.main(LlamaCpp()))

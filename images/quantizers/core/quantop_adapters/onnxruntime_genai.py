@@ -1,0 +1,172 @@
+"""ONNX by onnxruntime-genai's model builder, for onnxruntime on CPUs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quantop_adapters import checkpoint, perplexity, stage
+from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.refusal import RefusedError
+
+ARTIFACT = "model.onnx"
+BATCH = 256
+"""Tokens run at once; as all logits are kept, this bounds memory for large vocabularies."""
+# Tables of the rotary embedding that the builder computes: no weights of the model.
+TABLES = ("cos_cache", "sin_cache")
+
+
+class OnnxruntimeGenai:
+    """onnxruntime-genai: ONNX."""
+
+    name = "onnxruntime-genai"
+    format = "ONNX"
+    # The builder writes 16-bit floats for a CPU too and says so nowhere, but nothing can run them.
+    precisions = ("FP32", "INT8", "INT4")
+
+    def version(self) -> str:
+        """The version of the package."""
+        return importlib.metadata.version("onnxruntime-genai")
+
+    def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
+        """Run the builder, whose exit status says little, and load what it made."""
+        if task.method:
+            raise RefusedError(
+                "UnsupportedMethod",
+                f"spec.quantization.method is {task.method}; onnxruntime-genai has none to "
+                "choose: leave it out",
+            )
+        if task.calibration:
+            raise RefusedError(
+                "CalibrationNotUsed",
+                "onnxruntime-genai uses no calibration: remove spec.quantization.calibration",
+            )
+        progress("building the graph", 5)
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+        command += [
+            "--input",
+            str(task.source),
+            "--output",
+            str(target),
+            "--precision",
+            task.precision.lower(),
+        ]
+        command += ["--execution_provider", "cpu", "--cache_dir", str(task.scratch)]
+        command += ["--extra_options", "hf_token=false", "hf_remote=false"]
+        try:
+            stage.run_tool(command)
+        except stage.ToolError as error:
+            if "is not currently supported" not in str(error):
+                raise
+            config = checkpoint.read_json(task.source / "config.json")
+            raise RefusedError(
+                "UnsupportedArchitecture",
+                f"the source's config.json says {checkpoint.architecture(config)}, which "
+                "onnxruntime-genai cannot "
+                "build; choose format CompressedTensors or GGUF, or another model",
+            ) from None
+        if not (target / ARTIFACT).is_file():
+            raise stage.ToolError(f"the builder ended without an error, but wrote no {ARTIFACT}")
+        progress("loading the result", 90)
+        session(target, task.threads)
+
+    def coverage(self, artifact: Path) -> Coverage:
+        """Count the graph's initializers; a quantized layer's node names those that belong to "
+        "it."""
+        onnx: Any = importlib.import_module("onnx")
+        graph = onnx.load(artifact / ARTIFACT, load_external_data=False).graph
+        unclaimed = {tensor.name: tensor for tensor in graph.initializer}
+        weights = []
+        for node in graph.node:
+            parts = [
+                unclaimed.pop(name)
+                for name in node.input[1:]
+                if name in unclaimed and is_weight(node)
+            ]
+            if not parts:
+                continue
+            bits = sum(stored_bits(onnx, part) for part in parts)
+            numbers = math.prod(parts[0].dims)
+            quantized = node.op_type == "MatMulNBits"
+            if quantized:
+                shape = {attribute.name: attribute.i for attribute in node.attribute}
+                numbers = shape["K"] * shape["N"]
+            weights.append(Weight(numbers, bits, True, quantized))
+        weights += [
+            Weight(math.prod(tensor.dims), stored_bits(onnx, tensor), False, False)
+            for tensor in unclaimed.values()
+            if math.prod(tensor.dims) > 1 and not any(table in tensor.name for table in TABLES)
+        ]
+        return Coverage(tuple(weights))
+
+    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+        """Run the graph with onnxruntime, feeding back what attention keeps."""
+        numpy: Any = importlib.import_module("numpy")
+        decoder = json.loads((task.artifact / "genai_config.json").read_text())["model"]["decoder"]
+        run = session(task.artifact, task.threads)
+        inputs = {entry.name for entry in run.get_inputs()}
+        outputs = [entry.name for entry in run.get_outputs()]
+        kept = [name for name in inputs if name.startswith("past_key_values.")]
+        empty = numpy.zeros(
+            (1, decoder["num_key_value_heads"], 0, decoder["head_size"]), dtype=numpy.float32
+        )
+
+        def score(window: Sequence[int]) -> float:
+            total = 0.0
+            past = dict.fromkeys(kept, empty)
+            for start in range(0, len(window), BATCH):
+                ids = window[start : start + BATCH]
+                feed = {"input_ids": numpy.array([ids], dtype=numpy.int64)}
+                if "attention_mask" in inputs:
+                    feed["attention_mask"] = numpy.ones((1, start + len(ids)), dtype=numpy.int64)
+                if "position_ids" in inputs:
+                    feed["position_ids"] = numpy.arange(start, start + len(ids), dtype=numpy.int64)[
+                        None
+                    ]
+                found = dict(zip(outputs, run.run(outputs, {**feed, **past}), strict=True))
+                past = {name: found[name.replace("past_key_values", "present")] for name in kept}
+                targets = window[start + 1 : start + 1 + len(ids)]
+                total += perplexity.negative_log_likelihood(found["logits"][0], targets)
+            return total
+
+        return score
+
+
+def is_weight(node: Any) -> bool:
+    """Whether the node multiplies by a matrix."""
+    return node.op_type in ("MatMul", "MatMulNBits", "Gemm")
+
+
+def stored_bits(onnx: Any, tensor: Any) -> int:
+    """The bits that store an initializer."""
+    size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * int(size) * 8
+
+
+def session(folder: Path, threads: int) -> Any:
+    """An onnxruntime session on the CPU.
+
+    Raises:
+        RefusedError: onnxruntime cannot load the graph.
+    """
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            str(folder / ARTIFACT), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base class of its own
+        raise RefusedError(
+            "ArtifactNotLoadable", f"onnxruntime cannot load the graph it made: {error}"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(stage.main(OnnxruntimeGenai()))
