@@ -27,7 +27,7 @@ def diagnose(kubectl: Kubectl, namespace: str, name: str) -> Iterator[str]:
 
 
 def why_not_running(kubectl: Kubectl, pod: Object) -> Iterator[str]:
-    """A pod's warnings, and the log tails of those of its containers that failed or are not ready."""
+    """A pod's warnings, and the log tails of its containers that failed or are not ready."""
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
     yield from _events(kubectl, namespace, name, warnings=True)
     for container in unfinished_containers(pod):
