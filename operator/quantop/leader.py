@@ -51,8 +51,8 @@ class LeaderElection:
         logger.info("leading", extra={"identity": self._settings.identity})
 
     async def hold(self) -> None:
-        """Renew the Lease for ever. Raises LeadershipLostError when it was not renewed in two thirds
-        of its time, or somebody else holds it."""
+        """Renew the Lease for ever. Raises LeadershipLostError when two thirds of its time passed
+        without a renewal, or somebody else holds it."""
         deadline = self._settings.lease_seconds * 2 / 3
         while True:
             await asyncio.sleep(self.period)

@@ -40,6 +40,9 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     """What one pass over an object should write; nothing at all when the object is settled."""
     if snapshot.deleting:
         return _plan_deletion(snapshot, now)
+    if snapshot.namespace_terminating:
+        # Nothing can be made in it any more, and everything in it is about to be deleted.
+        return Plan(snapshot.status)
     problem, step, rolled = _next(snapshot)
     apply = [m for m in map(with_hash, step.apply) if needs_apply(m, None)] + rolled.apply
     delete = [*step.delete, *rolled.delete, *_superseded_jobs(snapshot, step)]

@@ -147,7 +147,11 @@ class Reconciler:
             raise
         self._cache.wrote(written)
         for event in events.transitions(model, before, after, self._now()):
-            await self._kube.create(event)
+            try:
+                await self._kube.create(event)
+            except ApiError as error:
+                # The status says the same; an Event is not worth another pass.
+                logger.warning("an Event was not written", extra={"error": str(error)})
 
     async def _invalid(self, model: Manifest, error: ValidationError) -> None:
         """The stored spec is not of this version's shape: say so, and touch nothing else."""

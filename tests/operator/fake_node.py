@@ -1,0 +1,219 @@
+"""A fake of a node: runs no containers, but answers for them as the worker would.
+
+The API server, etcd and the controllers of these tests are real; only what a kubelet and the
+containers would do is played here. The real thing is in e2e/.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubernetes import client
+from quantop.builders.meta import COMPONENT_LABEL, MODEL_LABEL, SERVER
+from quantop.contract import (
+    TASK_VARIABLE,
+    ArtifactSummary,
+    ConversionTask,
+    PublishResult,
+    QualityReport,
+    ResolveResult,
+    Stage,
+    artifact_key,
+)
+
+SOURCE_BYTES = 8_000_000
+ARTIFACT_BYTES = 2_500_000
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A container that ends."""
+
+    exit_code: int = 0
+    message: str = ""
+    reason: str = "Completed"
+
+
+@dataclass(frozen=True)
+class Waits:
+    """A container that does not start."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A container that goes on."""
+
+
+Behaviour = Ends | Waits | Runs
+
+
+def refuses(stage: str, reason: str, message: str) -> Ends:
+    """A stage that refuses for good."""
+    said = json.dumps({"stage": stage, "reason": reason, "message": message})
+    return Ends(3, said, "Error")
+
+
+@dataclass
+class FakeNode:
+    """Plays every pod of quantop. ``behaviours`` overrides what a stage of a model does."""
+
+    api: client.CoreV1Api
+    published: dict[str, ArtifactSummary] = field(default_factory=dict)
+    behaviours: dict[tuple[str, str], Behaviour] = field(default_factory=dict)
+    ready: Callable[[str], bool] = lambda _: True
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to play."""
+        self._thread = threading.Thread(target=self._play, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End playing."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+
+    def _play(self) -> None:
+        while not self._stop.is_set():
+            selector = "app.kubernetes.io/managed-by=quantop"
+            for pod in self.api.list_pod_for_all_namespaces(label_selector=selector).items:
+                try:
+                    self._step(pod)
+                except client.ApiException as error:
+                    if error.status not in (404, 409):
+                        raise
+            time.sleep(POLL_SECONDS)
+
+    def _step(self, pod: Any) -> None:
+        if pod.metadata.deletion_timestamp or pod.status.phase in ("Succeeded", "Failed"):
+            if pod.metadata.deletion_timestamp:
+                self._remove(pod)
+            return
+        model = pod.metadata.labels[MODEL_LABEL]
+        if pod.metadata.labels[COMPONENT_LABEL] == SERVER:
+            self._serve(pod, model)
+        else:
+            self._work(pod, model)
+
+    def _remove(self, pod: Any) -> None:
+        self.api.delete_namespaced_pod(
+            pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0
+        )
+
+    def _serve(self, pod: Any, model: str) -> None:
+        behaviour = self.behaviours.get((model, Stage.PULL))
+        ready = behaviour is None and self.ready(model)
+        status: dict[str, Any] = {
+            "phase": "Running" if ready else "Pending",
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        }
+        if behaviour is not None:
+            status["initContainerStatuses"] = [_status(Stage.PULL, behaviour)]
+        self._write(pod, status)
+
+    def _work(self, pod: Any, model: str) -> None:
+        spec = pod.spec
+        task = next(e.value for c in spec.containers for e in c.env if e.name == TASK_VARIABLE)
+        stages = [c.name for c in (spec.init_containers or [])], [c.name for c in spec.containers]
+        ended = True
+        statuses: list[list[dict[str, Any]]] = [[], []]
+        for group, names in enumerate(stages):
+            for name in names:
+                if not ended:
+                    continue
+                behaviour = self.behaviours.get((model, name)) or self._done(name, task)
+                statuses[group].append(_status(name, behaviour))
+                ended = isinstance(behaviour, Ends) and behaviour.exit_code == 0
+        self._write(
+            pod,
+            {
+                "phase": "Succeeded" if ended else "Pending",
+                "initContainerStatuses": statuses[0],
+                "containerStatuses": statuses[1],
+            },
+        )
+
+    def _done(self, stage: str, task_json: str) -> Ends:
+        if stage == Stage.RESOLVE:
+            task = ConversionTask.model_validate_json(task_json)
+            key = _key(task)
+            result = ResolveResult(
+                key=key,
+                source_identity=f"fake:{task.source.uri}",
+                source_size_bytes=SOURCE_BYTES,
+                architecture="LlamaForCausalLM",
+                published=self.published.get(key),
+            )
+            return Ends(message=result.to_json())
+        if stage == Stage.PUBLISH:
+            task = ConversionTask.model_validate_json(task_json)
+            summary = _summary(task)
+            self.published[summary.key] = summary
+            return Ends(message=PublishResult(published=summary).to_json())
+        return Ends(message=json.dumps({"stage": stage}))
+
+    def _write(self, pod: Any, status: dict[str, Any]) -> None:
+        current = self.api.api_client.sanitize_for_serialization(pod.status)
+        if any(current.get(key) != value for key, value in status.items()):
+            self.api.patch_namespaced_pod_status(
+                pod.metadata.name, pod.metadata.namespace, {"status": status}
+            )
+
+
+def _key(task: ConversionTask) -> str:
+    identity = task.calibration.uri if task.calibration else None
+    return artifact_key(f"fake:{task.source.uri}", task.recipe, task.calibration, identity)
+
+
+def _summary(task: ConversionTask) -> ArtifactSummary:
+    key = _key(task)
+    return ArtifactSummary(
+        key=key,
+        uri=f"s3://{task.store.bucket}/artifacts/{key}",
+        manifest_digest="0" * 64,
+        size_bytes=ARTIFACT_BYTES,
+        source_size_bytes=SOURCE_BYTES,
+        recipe=task.recipe,
+        quality=QualityReport(
+            protocol="windows-v1",
+            baseline_perplexity=48.1,
+            perplexity=48.3,
+            tokens=19_890,
+            bits_per_weight=5.1,
+            parameters=4_200_000,
+            quantized_layers=28,
+            total_layers=30,
+        )
+        if task.evaluation
+        else None,
+    )
+
+
+def _status(name: str, behaviour: Behaviour) -> dict[str, Any]:
+    match behaviour:
+        case Ends(exit_code, message, reason):
+            terminated = {"exitCode": exit_code, "reason": reason, "message": message}
+            state: dict[str, Any] = {
+                "terminated": {k: v for k, v in terminated.items() if v != ""},
+            }
+        case Waits(reason, message):
+            state = {"waiting": {"reason": reason, "message": message}}
+        case Runs():
+            state = {"running": {}}
+    return {
+        "name": name,
+        "image": "fake",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": state,
+    }

@@ -1,0 +1,92 @@
+"""Objects that the tests apply."""
+
+from typing import Any
+
+PLURALS = {
+    "QuantizedModel": "quantizedmodels",
+    "ModelStore": "modelstores",
+    "Quantizer": "quantizers",
+    "ModelRuntime": "modelruntimes",
+}
+API_VERSION = "quantop.dev/v1alpha1"
+
+
+def cluster_kinds() -> list[dict[str, Any]]:
+    """A store, a quantizer and a runtime."""
+    return [store(), quantizer(), runtime()]
+
+
+def store(name: str = "default", **spec: Any) -> dict[str, Any]:
+    """A ModelStore."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ModelStore",
+        "metadata": {"name": name},
+        "spec": {
+            "s3": {"endpoint": "http://s3.example:7070", "bucket": "models"},
+            "credentials": {"writerSecretName": "writer", "readerSecretName": "reader"},
+            **spec,
+        },
+    }
+
+
+def quantizer(name: str = "llama-cpp", **spec: Any) -> dict[str, Any]:
+    """A Quantizer of GGUF."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Quantizer",
+        "metadata": {"name": name},
+        "spec": {
+            "image": "registry.example/quantizer@sha256:" + "1" * 64,
+            "format": "GGUF",
+            "command": ["python", "-m", "quantop_adapters.llama_cpp"],
+            "precisions": [
+                {
+                    "name": "Q4_K_M",
+                    "bitsPerWeight": {"min": "4", "max": "6"},
+                    "methods": [
+                        {"name": "KQuant", "calibration": "Ignored"},
+                        {"name": "ImportanceMatrix", "calibration": "Required"},
+                    ],
+                },
+                {"name": "Q8_0", "methods": [{"name": "KQuant", "calibration": "Ignored"}]},
+                {"name": "IQ1_S", "methods": [{"name": "IQuant", "calibration": "Required"}]},
+            ],
+            **spec,
+        },
+    }
+
+
+def runtime(name: str = "llama-cpp", **spec: Any) -> dict[str, Any]:
+    """A ModelRuntime of GGUF."""
+    probe = {"path": "/health"}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ModelRuntime",
+        "metadata": {"name": name},
+        "spec": {
+            "image": "registry.example/runtime@sha256:" + "2" * 64,
+            "formats": [{"format": "GGUF"}],
+            "protocol": "OpenAI",
+            "args": ["-m", "$(MODEL_DIR)/model.gguf", "--port", "$(PORT)"],
+            "probes": {"startup": probe, "readiness": probe, "liveness": probe},
+            "metrics": {},
+            "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+            **spec,
+        },
+    }
+
+
+def model(namespace: str, name: str = "tiny", **spec: Any) -> dict[str, Any]:
+    """A QuantizedModel; ``spec`` replaces whole parts."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "QuantizedModel",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "source": {"uri": f"s3://sources/{name}"},
+            "quantization": {"format": "GGUF", "precision": "Q4_K_M"},
+            "serving": {"resources": {"limits": {"cpu": "1000m", "memory": "1024Mi"}}},
+            **spec,
+        },
+    }
