@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(chosen: argparse.Namespace) -> int:
+    if chosen.command in ("up", "down") and enter.INSIDE in os.environ:
+        raise ClusterError(f"`{chosen.command}` does not work inside e2e/cluster/exec")
     cluster = Cluster(Names.of(chosen.name), _say)
     match chosen.command:
         case "prerequisites":

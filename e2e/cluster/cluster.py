@@ -193,7 +193,8 @@ class Cluster:
         for namespace, deployments in _DEPLOYMENTS.items():
             for name in deployments:
                 self._wait_for_deployment(namespace, name)
-        self._kubectl("wait", "--for=condition=Available", "apiservice/v1beta1.metrics.k8s.io")
+        metrics = ["apiservice/v1beta1.metrics.k8s.io", "--timeout=120s"]
+        self._kubectl("wait", "--for=condition=Available", *metrics)
 
     def _ready_nodes(self) -> int:
         path = '{.items[*].status.conditions[?(@.type=="Ready")].status}'

@@ -20,6 +20,9 @@ from e2e.cluster.names import (
 )
 from e2e.cluster.paths import REPOSITORY, binaries, write
 
+# Tells a command that it runs inside: mounts it made would vanish with it.
+INSIDE = "QUANTOP_INSIDE_CLUSTER"
+
 # The cluster's DNS serves every name and cluster names in short, as pods have them.
 RESOLVER = f"""\
 nameserver {DNS_SERVICE}
@@ -40,8 +43,10 @@ def environment(names: Names, inherited: Mapping[str, str]) -> dict[str, str]:
     return kept | {
         "PATH": f"{REPOSITORY / '.venv' / 'bin'}:{binaries()}:{path}",
         "QUANTOP_CLUSTER": names.cluster,
+        INSIDE: names.cluster,
         "KUBECONFIG": str(names.layout.admin_kubeconfig()),
         "AWS_ENDPOINT_URL": f"http://{S3_ADDRESS}",
+        "S3_ENDPOINT_URL": f"http://{S3_ADDRESS}",  # what s5cmd calls it
         "AWS_ACCESS_KEY_ID": S3_ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": S3_SECRET_KEY,
         "AWS_REGION": S3_REGION,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from e2e.cluster.paths import cache, write
+from e2e.cluster.paths import write
 
+# Of the machine, not of a cache, and gone with a reboot as the settings are.
+_REMEMBERED = Path("/run/quantop-kernel-settings.json")
 _TUNED_BY_KUBELET = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -19,22 +21,18 @@ _TUNED_BY_KUBELET = [
 
 def remember_settings() -> None:
     """Note the kernel's settings as they were before the first cluster ran."""
-    if not _remembered().exists():
+    if not _REMEMBERED.exists():
         settings = {name: _setting(name).read_text().strip() for name in _TUNED_BY_KUBELET}
-        write(_remembered(), json.dumps(settings, indent=1))
+        write(_REMEMBERED, json.dumps(settings, indent=1))
 
 
 def restore_settings() -> None:
     """Put the kernel's settings back; to be called when no cluster runs any more."""
-    if _remembered().exists():
-        for name, value in json.loads(_remembered().read_text()).items():
+    if _REMEMBERED.exists():
+        for name, value in json.loads(_REMEMBERED.read_text()).items():
             if _setting(name).read_text().strip() != value:
                 _setting(name).write_text(value)
-        _remembered().unlink()
-
-
-def _remembered() -> Path:
-    return cache() / "clusters" / "kernel-settings.json"
+        _REMEMBERED.unlink()
 
 
 def _setting(name: str) -> Path:

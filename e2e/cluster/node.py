@@ -43,6 +43,10 @@ path = "/var/lib/containerd/opt"
 [plugins."io.containerd.nri.v1.nri"]
 disable = true
 
+[plugins."io.containerd.cri.v1.images"]
+# The registry is on this disk already; one copy of each layer besides it is enough.
+discard_unpacked_layers = true
+
 [plugins."io.containerd.cri.v1.images".registry]
 config_path = {quote(str(registry_hosts))}
 
@@ -165,8 +169,10 @@ def start_containerd(node: Node, supervisor: Supervisor) -> None:
         supervisor.wait(part, partial(_answers, node))
 
     start()
-    # What was killed with the cluster is still listed, and CRI would report it to the kubelet.
-    if leftovers := _ctr(node, "containers", "list", "--quiet").split():
+    # What was killed with a cluster is still listed, and CRI would report it to the kubelet. Where
+    # anything lives, only containerd itself had died, and it finds its containers again.
+    leftovers = _ctr(node, "containers", "list", "--quiet").split()
+    if leftovers and not _ctr(node, "tasks", "list", "--quiet").split():
         _ctr(node, "containers", "delete", *leftovers)
         supervisor.end([part], grace=5)
         start()
