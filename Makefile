@@ -17,6 +17,7 @@ SLOW ?=
 NODES ?= 1
 
 PROGRAMS := python3 -m e2e.cluster build
+TEST_PROGRAMS := kubernetes etcd s3 helm kubeconform
 ifeq ($(CLUSTER),current)
 INSIDE :=
 REGISTRY ?= ghcr.io
@@ -60,10 +61,12 @@ check: $(SYNCED) ## Formatting, lint, types, import contracts, generated files, 
 	@$(STEP) check.types mypy $(wildcard operator e2e images tests)
 	@$(STEP) check.imports lint-imports
 	@$(STEP) check.generated python -m quantop.api.generate --check
+	@$(STEP) check.programs $(PROGRAMS) $(TEST_PROGRAMS)
+	@$(STEP) check.chart pytest -q tests/chart/test_chart_valid.py
 
 .PHONY: test
 test: $(SYNCED) ## Unit tests, and tests against a real kube-apiserver and etcd
-	@$(STEP) test.programs $(PROGRAMS) kubernetes etcd
+	@$(STEP) test.programs $(PROGRAMS) $(TEST_PROGRAMS)
 	@$(STEP) test pytest -q
 
 .PHONY: images
@@ -96,6 +99,7 @@ demo: cluster ## Everything from nothing: three manifests become three served mo
 
 .PHONY: e2e
 e2e: cluster ## The scenarios on the running cluster; SLOW=1 for the slow ones, too
+	@$(STEP) e2e.lifecycle pytest -q e2e/lifecycle
 	@$(STEP) e2e $(INSIDE) pytest -q $(if $(SLOW),,-m 'not slow') e2e/scenarios
 
 .PHONY: bench
