@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-
 from quantop.reconcile.drift import contains, needs_apply, with_hash
 
 LIVE = {

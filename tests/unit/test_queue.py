@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-
 from quantop.reconcile.queue import BACKOFF_MAX_SECONDS, WorkQueue
 
 Process = Callable[[str], Awaitable[float | None]]
