@@ -21,7 +21,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 NOTICE = "quantop's FAKE hub: a stand-in for tests, not huggingface.co"
 DEFAULT_BRANCH = "main"
@@ -29,7 +29,6 @@ LFS_SUFFIXES = (".bin", ".gguf", ".model", ".onnx", ".pt", ".safetensors")
 CHUNK_BYTES = 1 << 20
 INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
 FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-CONTENT = re.compile(r"/fake-content/([0-9a-f]{64})")
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -171,14 +170,6 @@ class FakeHub:
                 return model, file
         raise HubError(HTTPStatus.NOT_FOUND, "EntryNotFound", f"No {path} in {name} (fake hub)")
 
-    def content(self, sha256: str) -> HubFile:
-        """Any file by its content, as a content network has it. Raises HubError."""
-        for folder in self.root.glob("*/*"):
-            for file in Model(folder.name, folder).files():
-                if file.sha256 == sha256:
-                    return file
-        raise HubError(HTTPStatus.NOT_FOUND, "EntryNotFound", "No such content (fake hub)")
-
     def _revisions(self, name: str) -> Iterator[Model]:
         owner, _, model = name.partition("/")
         for folder in sorted((self.root / owner).glob(f"{model}*")):
@@ -224,8 +215,6 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             elif found := FILE.fullmatch(path):
                 name, revision, file = found[1], unquote(found[2]), unquote(found[3])
                 self._send_file(*hub.file(name, revision, file, self._token()))
-            elif found := CONTENT.fullmatch(path):
-                self._send_content(hub.content(found[1]), {})
             elif path == "/":
                 self._send(HTTPStatus.OK, NOTICE.encode(), {"Content-Type": "text/plain"})
             else:
@@ -255,15 +244,10 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _send_file(self, model: Model, file: HubFile) -> None:
             headers = {"X-Repo-Commit": model.commit(), "ETag": f'"{file.etag}"'}
-            if not file.in_lfs:
-                self._send_content(file, headers)
-                return
-            headers |= {
-                "X-Linked-Size": str(file.size),
-                "X-Linked-ETag": f'"{file.etag}"',
-                "Location": f"http://{self.headers['Host']}/fake-content/{quote(file.sha256)}",
-            }
-            self._send(HTTPStatus.FOUND, b"", headers)
+            # The real hub redirects from here to a content network.
+            if file.in_lfs:
+                headers |= {"X-Linked-Size": str(file.size), "X-Linked-ETag": f'"{file.etag}"'}
+            self._send_content(file, headers)
 
         def _send_content(self, file: HubFile, headers: dict[str, str]) -> None:
             start, stop = 0, file.size
@@ -276,7 +260,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                     return
                 status = HTTPStatus.PARTIAL_CONTENT
                 headers = headers | {"Content-Range": f"bytes {start}-{stop - 1}/{file.size}"}
-            headers = headers | {"ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
+            headers = headers | {"Accept-Ranges": "bytes"}
             self._begin(status, stop - start, headers)
             if self.command == "HEAD":
                 return

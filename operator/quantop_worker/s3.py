@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import boto3
@@ -41,6 +41,8 @@ DENIED = {
     "InvalidAccessKeyId",
     "InvalidToken",
     "SignatureDoesNotMatch",
+    # versitygw's word for an unknown access key.
+    "XAdminUserNotFound",
 }
 ABSENT = {"404", "NoSuchKey", "NotFound"}
 WRONG_REGION = {
@@ -346,37 +348,41 @@ class Connection:
     path_style: bool = True
     ca_bundle: str | None = None
 
-    @cached_property
+    @property
     def client(self) -> "S3Client":
         """A client, safe to use from many threads."""
-        variables = os.environ
-        session = boto3.session.Session(
-            aws_access_key_id=variables.get(f"{self.prefix}AWS_ACCESS_KEY_ID") or None,
-            aws_secret_access_key=variables.get(f"{self.prefix}AWS_SECRET_ACCESS_KEY") or None,
-            aws_session_token=variables.get(f"{self.prefix}AWS_SESSION_TOKEN") or None,
-        )
-        return session.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=self.region,
-            verify=_file_of(self.ca_bundle) if self.ca_bundle else None,
-            config=Config(
-                signature_version="s3v4",
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-                connect_timeout=10,
-                read_timeout=60,
-                max_pool_connections=CONNECTIONS,
-                tcp_keepalive=True,
-                # Checksums are ours, SHA-256 and part of what is signed: hashing bodies once more
-                # for the signature adds nothing, and other algorithms not every server knows.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={
-                    "addressing_style": "path" if self.path_style else "virtual",
-                    "payload_signing_enabled": False,
-                },
-            ),
-        )
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        return _client(self, *(os.environ.get(self.prefix + name) or None for name in names))
+
+
+@lru_cache
+def _client(
+    connection: Connection, access_key: str | None, secret_key: str | None, token: str | None
+) -> "S3Client":
+    """Made once for each server: reading the SDK's model of S3 takes longer than most requests."""
+    session = boto3.session.Session(access_key, secret_key, token)
+    return session.client(
+        "s3",
+        endpoint_url=connection.endpoint,
+        region_name=connection.region,
+        verify=_file_of(connection.ca_bundle) if connection.ca_bundle else None,
+        config=Config(
+            signature_version="s3v4",
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=CONNECTIONS,
+            tcp_keepalive=True,
+            # Checksums are ours, SHA-256 and part of what is signed: hashing bodies once more
+            # for the signature adds nothing, and other algorithms not every server knows.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={
+                "addressing_style": "path" if connection.path_style else "virtual",
+                "payload_signing_enabled": False,
+            },
+        ),
+    )
 
 
 def store_connection(store: StoreRef) -> Connection:
