@@ -1,0 +1,423 @@
+"""What the chart renders, and what its switches do."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from quantop.api.kinds import KINDS
+from quantop.builders import meta
+from quantop.settings import Settings
+
+from tests.chart.helm import CHART, DIGEST, EVERYTHING, Helm, Rendered
+from tests.kube import Object
+
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+PLAIN = Helm().render()
+FULL = Helm().render(EVERYTHING, "--is-upgrade")
+BOTH = pytest.mark.parametrize("rendered", [PLAIN, FULL], ids=["defaults", "everything"])
+
+
+def rules(rendered: Rendered) -> Iterator[Object]:
+    for role in (*rendered.of("ClusterRole"), *rendered.of("Role")):
+        yield from role["rules"]
+
+
+def operator_rules() -> list[Object]:
+    return [*PLAIN.one("ClusterRole", "quantop")["rules"], *PLAIN.one("Role")["rules"]]
+
+
+@BOTH
+def test_every_pod_meets_pod_security_restricted(rendered: Rendered) -> None:
+    pods = list(rendered.pods())
+    assert pods
+    for pod in pods:
+        spec = pod["spec"]
+        security = spec["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] == 10001
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        assert all("emptyDir" in volume for volume in spec["volumes"])
+        for container in spec["containers"]:
+            own = container["securityContext"]
+            assert own["readOnlyRootFilesystem"] is True
+            assert own["allowPrivilegeEscalation"] is False
+            assert own["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+
+
+@BOTH
+def test_no_role_has_a_wildcard(rendered: Rendered) -> None:
+    for rule in rules(rendered):
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+
+
+@BOTH
+def test_no_role_touches_secrets_or_roles_or_pods_inside(rendered: Rendered) -> None:
+    forbidden = {"secrets", "configmaps", "pods/exec", "pods/attach", "pods/portforward"}
+    for rule in rules(rendered):
+        assert not forbidden & set(rule["resources"])
+        assert "rbac.authorization.k8s.io" not in rule["apiGroups"]
+        assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
+
+
+def test_the_operator_writes_its_children_and_little_else() -> None:
+    writes = {"create", "update", "patch", "delete", "deletecollection"}
+    written = {
+        (resource, verb)
+        for rule in operator_rules()
+        for resource in rule["resources"]
+        for verb in writes & set(rule["verbs"])
+    }
+    children = {"jobs", "deployments", "services"}
+    children |= {"poddisruptionbudgets", "horizontalpodautoscalers"}
+    expected = {(child, verb) for child in children for verb in ("create", "patch", "delete")}
+    expected |= {("quantizedmodels", "patch"), ("quantizedmodels/status", "patch")}
+    expected |= {("quantizedmodels/finalizers", "update")}
+    expected |= {("events", "create"), ("events", "patch")}
+    expected |= {("leases", verb) for verb in ("create", "update", "patch")}
+    assert written == expected
+
+
+def test_leases_are_the_operators_own() -> None:
+    lease = [rule for rule in operator_rules() if "leases" in rule["resources"]]
+    assert [rule for rule in lease if rule["verbs"] != ["create"]] == [
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": ["quantop-operator"],
+            "verbs": ["get", "update", "patch"],
+        }
+    ]
+    assert all("leases" not in r["resources"] for r in PLAIN.one("ClusterRole", "quantop")["rules"])
+
+
+def test_two_replicas_and_a_disruption_budget() -> None:
+    deployment = PLAIN.one("Deployment")
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    budget = PLAIN.one("PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert budget["spec"]["selector"]["matchLabels"] == selector
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert selector.items() <= labels.items()
+    spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert {each["topologyKey"] for each in spread} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    assert all(each["labelSelector"]["matchLabels"] == selector for each in spread)
+
+
+def test_jobs_are_no_operators() -> None:
+    """The disruption budget, the Service and the Deployment must not take a hook's pod for one."""
+    selector = FULL.one("Deployment")["spec"]["selector"]["matchLabels"]
+    jobs = [job["spec"]["template"]["metadata"]["labels"] for job in FULL.of("Job")]
+    assert jobs
+    assert not [labels for labels in jobs if selector.items() <= labels.items()]
+
+
+def test_the_operator_is_probed_and_scraped() -> None:
+    container = PLAIN.operator()
+    probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness")}
+    assert set(map(str, probes.values())) == {"{'path': '/healthz', 'port': 'health'}"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"health": 8080, "metrics": 9090}
+    annotations = PLAIN.one("Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == "9090"
+    off = Helm().render({"monitoring": {"scrapeAnnotations": False}})
+    assert "annotations" not in off.one("Deployment")["spec"]["template"]["metadata"]
+    service = PLAIN.one("Service")["spec"]
+    assert service["ports"] == [{"name": "metrics", "port": 9090, "targetPort": "metrics"}]
+
+
+def environment(rendered: Rendered) -> dict[str, Any]:
+    return {each["name"]: each.get("value") for each in rendered.operator()["env"]}
+
+
+def test_the_operator_understands_its_environment() -> None:
+    given = {name: value for name, value in environment(FULL).items() if value is not None}
+    settings = Settings.from_environment(given)
+    assert settings.worker_image == "registry.example.com/team/quantop/worker:0.1.0"
+    assert settings.hub_endpoint == "https://hub.example.com"
+    assert settings.lease_seconds == 10
+    defaults = Settings.from_environment(
+        {name: value for name, value in environment(PLAIN).items() if value is not None}
+    )
+    assert defaults == Settings(worker_image="ghcr.io/quantop/worker:0.1.0")
+
+
+def test_the_operator_is_told_who_and_where_it_is() -> None:
+    fields = {
+        each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in PLAIN.operator()["env"]
+        if "valueFrom" in each
+    }
+    assert fields == {
+        "QUANTOP_NAMESPACE": "metadata.namespace",
+        "QUANTOP_POD_NAME": "metadata.name",
+    }
+
+
+def images(rendered: Rendered) -> dict[str, str]:
+    found = {o["metadata"]["name"]: o["spec"]["image"] for o in rendered.of("Quantizer")}
+    found |= {o["metadata"]["name"]: o["spec"]["image"] for o in rendered.of("ModelRuntime")}
+    worker = environment(rendered)["QUANTOP_WORKER_IMAGE"]
+    return {**found, "operator": rendered.operator()["image"], "worker": worker}
+
+
+def test_images_are_tagged_with_the_version() -> None:
+    assert all(re.fullmatch(r"ghcr\.io/quantop/[a-z-]+:0\.1\.0", i) for i in images(PLAIN).values())
+
+
+def test_digests_win_over_tags() -> None:
+    names = [name for name, value in VALUES["images"].items() if isinstance(value, dict)]
+    names.remove("digests")
+    given = {name: {"digest": DIGEST, "tag": "ignored"} for name in names}
+    rendered = Helm().render({"images": given})
+    assert all(image.endswith(f"@{DIGEST}") for image in images(rendered).values())
+
+
+def test_digests_by_repository() -> None:
+    """As images/build.py leaves them."""
+    digests = {"quantop/worker": DIGEST, "quantop/quantizer-core": DIGEST}
+    found = images(Helm().render({"images": {"digests": digests, "registry": "10.0.0.1:5000"}}))
+    assert found["worker"] == f"10.0.0.1:5000/quantop/worker@{DIGEST}"
+    assert found["llama-cpp"] != found["worker"]
+    assert found["onnxruntime-genai"] == f"10.0.0.1:5000/quantop/quantizer-core@{DIGEST}"
+    assert found["operator"] == "10.0.0.1:5000/quantop/operator:0.1.0"
+
+
+def test_an_image_that_is_not_there_is_named() -> None:
+    answer = Helm()(
+        "template", "q", str(CHART), values={"quantizers": {"llama-cpp": {"image": "typo"}}}
+    )
+    assert not answer.ok
+    assert '"typo" is neither an entry of images nor an image reference' in answer.text
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [("quantizers", "Quantizer"), ("modelRuntimes", "ModelRuntime")]
+)
+def test_built_ins_are_switchable_and_others_can_be_added(values: str, kind: str) -> None:
+    names = set(VALUES[values])
+    assert len(names) == 3
+    assert PLAIN.names(kind) == names
+    first = sorted(names)[0]
+    mine = {"enabled": True, "image": "registry.example.com/mine:1", "spec": {"priority": 5}}
+    changed = {first: {"enabled": False}, "mine": mine}
+    rendered = Helm().render({values: changed})
+    assert rendered.names(kind) == names - {first} | {"mine"}
+    assert rendered.one(kind, "mine")["spec"] == {
+        "image": "registry.example.com/mine:1",
+        "priority": 5,
+    }
+
+
+@BOTH
+def test_what_it_brings_of_our_kinds_is_what_the_types_take(rendered: Rendered) -> None:
+    kinds = {kind.name: kind for kind in KINDS}
+    found = [each for each in rendered.objects if each["kind"] in kinds]
+    assert len(found) >= 6
+    for each in found:
+        kinds[each["kind"]].spec.model_validate(each["spec"])
+
+
+def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
+    adapters = {"llama-cpp": "LlamaCpp", "llm-compressor": "LlmCompressor"}
+    adapters |= {"onnxruntime-genai": "OnnxruntimeGenai"}
+    assert PLAIN.names("Quantizer") == set(adapters)
+    for name, type_ in adapters.items():
+        module = importlib.import_module(f"quantop_adapters.{name.replace('-', '_')}")
+        adapter = getattr(module, type_)
+        spec = PLAIN.one("Quantizer", name)["spec"]
+        assert spec["command"] == ["python", "-m", module.__name__]
+        assert spec["format"] == adapter.format
+        assert {each["name"] for each in spec["precisions"]} == set(adapter.precisions)
+        if hasattr(module, "METHODS"):
+            offered = {
+                each["name"]: tuple(method["name"] for method in each["methods"])
+                for each in spec["precisions"]
+            }
+            assert offered == module.METHODS
+
+
+def test_bands_of_one_format_rise_with_the_precision() -> None:
+    """A floor below the precision's own bits would let something else through."""
+    bits = {"Q2_K": 2, "Q4_0": 4, "Q4_K_M": 4, "Q5_K_S": 5, "Q8_0": 8, "F16": 16}
+    bits |= {"W4A16": 4, "W8A8": 8, "INT4": 4, "INT8": 8, "FP32": 32}
+    for quantizer in PLAIN.of("Quantizer"):
+        for precision in quantizer["spec"]["precisions"]:
+            low, high = (float(precision["bitsPerWeight"][end]) for end in ("min", "max"))
+            own = bits.pop(precision["name"])
+            assert own - 1 <= low <= own + 0.5, precision
+            assert own + 0.5 <= high < max(own * 1.7, own + 3), precision
+    assert not bits, "every precision was looked at"
+
+
+def test_every_served_format_can_be_written() -> None:
+    written = {
+        (each["spec"]["format"], precision["name"])
+        for each in PLAIN.of("Quantizer")
+        for precision in each["spec"]["precisions"]
+    }
+    for runtime in PLAIN.of("ModelRuntime"):
+        for served in runtime["spec"]["formats"]:
+            for precision in served.get("precisions", []):
+                assert (served["format"], precision) in written
+            assert served["format"] in {format_ for format_, _ in written}
+
+
+def test_the_default_store() -> None:
+    assert not PLAIN.of("ModelStore")
+    store = FULL.one("ModelStore")
+    assert store["metadata"]["name"] == "default"
+    assert store["spec"] == EVERYTHING["store"]["spec"]
+
+
+def test_pod_monitors_see_the_operator_and_every_model() -> None:
+    assert not PLAIN.of("PodMonitor")
+    operator = FULL.one("PodMonitor", "quantop")
+    models = FULL.one("PodMonitor", "quantop-models")
+    labels = FULL.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert operator["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert models["spec"]["namespaceSelector"] == {"any": True}
+    served = meta.labels("name", meta.SERVER)
+    assert models["spec"]["selector"]["matchLabels"].items() <= served.items()
+    for monitor in (operator, models):
+        assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_network_policies_are_where_the_pods_are() -> None:
+    assert not PLAIN.of("NetworkPolicy")
+    policies = FULL.of("NetworkPolicy")
+    places = sorted((p["metadata"]["namespace"], p["metadata"]["name"]) for p in policies)
+    assert places == [
+        ("quantop-system", "quantop"),
+        ("team-a", "quantop-jobs"),
+        ("team-a", "quantop-servers"),
+        ("team-b", "quantop-jobs"),
+        ("team-b", "quantop-servers"),
+    ]
+    assert all(p["spec"]["policyTypes"] == ["Ingress", "Egress"] for p in policies)
+
+
+def test_network_policies_select_by_the_operators_labels() -> None:
+    by_name = {p["metadata"]["name"]: p["spec"] for p in FULL.of("NetworkPolicy")}
+    jobs, servers = by_name["quantop-jobs"], by_name["quantop-servers"]
+    components = jobs["podSelector"]["matchExpressions"][0]
+    assert components["key"] == meta.COMPONENT_LABEL
+    assert components["values"] == [meta.RESOLVE, meta.CONVERT, meta.DELETE]
+    assert "ingress" not in jobs, "nothing comes into a Job"
+    served = meta.labels("name", meta.SERVER)
+    assert servers["podSelector"]["matchLabels"].items() <= served.items()
+    clients = EVERYTHING["networkPolicies"]["clients"]
+    assert servers["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}], "from": clients}]
+    for policy in (jobs, servers):
+        assert {"to": EVERYTHING["networkPolicies"]["storage"]} in policy["egress"]
+        assert {} not in policy["egress"]
+
+
+def test_network_policies_without_peers_leave_the_ways_open() -> None:
+    values = {"networkPolicies": {"enabled": True, "namespaces": ["team-a"]}}
+    policies = {p["metadata"]["name"]: p["spec"] for p in Helm().render(values).of("NetworkPolicy")}
+    assert {} in policies["quantop-jobs"]["egress"]
+    assert "from" not in policies["quantop-servers"]["ingress"][0]
+
+
+def test_user_roles_add_to_the_clusters_own() -> None:
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+
+    def into(name: str) -> set[str]:
+        labels = PLAIN.one("ClusterRole", name)["metadata"]["labels"]
+        return {label.removeprefix(prefix) for label in labels if label.startswith(prefix)}
+
+    assert into("quantop-view") == {"view", "edit", "admin"}
+    assert into("quantop-edit") == {"edit", "admin"}
+    assert into("quantop-platform") == into("quantop-catalogue") == into("quantop") == set()
+    off = Helm().render({"rbac": {"userRoles": False}})
+    assert off.names("ClusterRole") == {"quantop"}
+
+
+def test_what_is_off_is_not_there() -> None:
+    off = Helm().render(
+        {
+            "rbac": {"create": False, "userRoles": False},
+            "serviceAccount": {"create": False},
+            "podDisruptionBudget": {"enabled": False},
+            "quantizers": {name: {"enabled": False} for name in VALUES["quantizers"]},
+            "modelRuntimes": {name: {"enabled": False} for name in VALUES["modelRuntimes"]},
+        }
+    )
+    assert {each["kind"] for each in off.objects} == {"Deployment", "Service"}
+    assert off.one("Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "default"
+
+
+def test_crds_come_with_an_install_and_stay() -> None:
+    """From crds/, which helm installs first and never deletes."""
+    assert not PLAIN.of("CustomResourceDefinition")
+    assert len(Helm().render({}, "--include-crds").of("CustomResourceDefinition")) == len(KINDS)
+    assert not PLAIN.of("Job"), "nothing changes or removes them"
+
+
+def hooks(rendered: Rendered) -> dict[str, str]:
+    return {
+        job["metadata"]["annotations"]["helm.sh/hook"]: job["spec"]["template"]["spec"][
+            "containers"
+        ][0]["command"][-1]
+        for job in rendered.of("Job")
+    }
+
+
+def test_crds_follow_an_upgrade_unless_told_not_to() -> None:
+    assert hooks(Helm().render({}, "--is-upgrade")) == {"pre-upgrade": "upgrade"}
+    assert hooks(Helm().render({"crds": {"upgrade": False}}, "--is-upgrade")) == {}
+
+
+def test_crds_are_removed_only_where_keep_is_off() -> None:
+    assert hooks(Helm().render({"crds": {"keep": False}})) == {
+        "pre-delete": "remove-models",
+        "post-delete": "remove",
+    }
+
+
+def test_hooks_are_gone_once_they_did_their_work() -> None:
+    hooked = [o for o in FULL.objects if "helm.sh/hook" in o["metadata"].get("annotations", {})]
+    assert {o["kind"] for o in hooked} == {
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Job",
+    }
+    for each in hooked:
+        policy = each["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert policy == "before-hook-creation,hook-succeeded"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"operator": {"replica": 1}}, "'replica' not allowed"),
+        ({"image": {}}, "'image' not allowed"),
+        ({"images": {"worker": {"digest": "latest"}}}, "does not match pattern"),
+        ({"store": {"create": True}}, "missing property 's3'"),
+        ({"operator": {"env": {"PATH": "/"}}}, "PATH"),
+        ({"quantizers": {"mine": {"enabled": True}}}, "missing properties 'image', 'spec'"),
+    ],
+)
+def test_values_are_checked(values: Object, sentence: str) -> None:
+    answer = Helm()("template", "q", str(CHART), values=values)
+    assert not answer.ok
+    assert sentence in answer.text
+
+
+def test_a_long_release_name_is_cut() -> None:
+    answer = Helm()("template", "q" * 53, str(CHART), values=EVERYTHING)
+    assert answer.ok, answer.text
+    documents = [each for each in yaml.safe_load_all(answer.text) if each]
+    assert max(len(each["metadata"]["name"]) for each in documents) <= 63
