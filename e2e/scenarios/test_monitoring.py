@@ -22,7 +22,7 @@ def query(expression: str) -> list[Object]:
     ("recipe", "metric"),
     [
         (GGUF, "llamacpp:requests_processing"),
-        (ONNX, "quantop_requests_running"),
+        (ONNX, "quantop_serving_requests_running"),
         pytest.param(
             ("CompressedTensors", "W4A16"), "vllm:num_requests_running", marks=pytest.mark.slow
         ),
@@ -39,7 +39,7 @@ def test_an_engine_is_scraped(team: Team, recipe: tuple[str, str], metric: str) 
 def test_the_operator_is_scraped(team: Team) -> None:
     name = team.apply(quantized_model("counted"))
     team.ready(name)
-    where = (
-        f'quantop_condition{{namespace="{team.namespace}", name="{name}", condition="Ready"}} == 1'
-    )
+    # The scraped pod's namespace is `namespace`; the metric's own is kept under another name.
+    labels = f'exported_namespace="{team.namespace}", model="{name}", type="Ready"'
+    where = f"quantop_model_condition{{{labels}}} == 1"
     assert until(f"{where} in Prometheus", lambda: query(where), timeout=60)
