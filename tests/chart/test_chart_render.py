@@ -209,14 +209,12 @@ def test_built_ins_are_switchable_and_others_can_be_added(values: str, kind: str
     assert len(names) == 3
     assert PLAIN.names(kind) == names
     first = sorted(names)[0]
-    mine = {"enabled": True, "image": "registry.example.com/mine:1", "spec": {"priority": 5}}
+    spec = VALUES[values][first]["spec"]
+    mine = {"enabled": True, "image": "registry.example.com/mine:1", "spec": spec}
     changed = {first: {"enabled": False}, "mine": mine}
     rendered = Helm().render({values: changed})
     assert rendered.names(kind) == names - {first} | {"mine"}
-    assert rendered.one(kind, "mine")["spec"] == {
-        "image": "registry.example.com/mine:1",
-        "priority": 5,
-    }
+    assert rendered.one(kind, "mine")["spec"] == {"image": "registry.example.com/mine:1", **spec}
 
 
 @BOTH
@@ -408,6 +406,11 @@ def test_hooks_are_gone_once_they_did_their_work() -> None:
         ({"store": {"create": True}}, "missing property 's3'"),
         ({"operator": {"env": {"PATH": "/"}}}, "PATH"),
         ({"quantizers": {"mine": {"enabled": True}}}, "missing properties 'image', 'spec'"),
+        # Helm applies without asking for strict validation: the API server would drop these.
+        ({"quantizers": {"llama-cpp": {"spec": {"formats": []}}}}, "'formats' not allowed"),
+        ({"modelRuntimes": {"vllm": {"spec": {"drain": {"x": 1}}}}}, "'x' not allowed"),
+        ({"modelRuntimes": {"vllm": {"spec": {"image": "a/b"}}}}, "'image' not allowed"),
+        ({"store": {"create": True, "spec": {"s3": {"bukket": "a"}}}}, "'bukket' not allowed"),
     ],
 )
 def test_values_are_checked(values: Object, sentence: str) -> None:

@@ -5,6 +5,7 @@ nothing and fails when anything is out of date.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,13 @@ import yaml
 
 from quantop.api.crds import Schema, crd
 from quantop.api.kinds import KINDS
-from quantop.api.reference import json_schema, markdown
+from quantop.api.reference import json_schema, markdown, values_schema
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+_SOURCE = Path(__file__).resolve().parents[3]
+REPOSITORY = _SOURCE
+"""Where files are written to."""
+CHART_VALUES = Path("charts/quantop/values.schema.json")
+"""Written by hand but for what it says of specs: Helm itself drops fields that a kind lacks."""
 NOTE = "Made by `make generate` from operator/quantop/api: do not edit."
 
 
@@ -26,6 +31,7 @@ def generated() -> Iterator[tuple[Path, str]]:
         yield Path("crds", f"{kind.plural}.yaml"), text
         yield Path("charts/quantop/crds", f"{kind.plural}.yaml"), text
         yield Path("docs/reference", f"{kind.singular}.schema.json"), json_schema(kind)
+    yield CHART_VALUES, values_schema(json.loads(_SOURCE.joinpath(CHART_VALUES).read_text()))
     yield Path("docs/reference/api.md"), f"<!-- {NOTE} -->\n{markdown()}"
 
 

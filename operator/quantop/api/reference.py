@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 
 from quantop.api.base import API_VERSION
-from quantop.api.crds import CATEGORY, Schema, object_schema
-from quantop.api.kinds import KINDS, Kind
+from quantop.api.crds import CATEGORY, Schema, object_schema, structural
+from quantop.api.kinds import KINDS, MODEL_RUNTIME, MODEL_STORE, QUANTIZER, Kind
 
 _RANGES = (
     ("minLength", "maxLength", " characters"),
@@ -28,7 +28,18 @@ def json_schema(kind: Kind) -> str:
         **schema,
         "required": ["apiVersion", "kind", "metadata", "spec"],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return _json(document)
+
+
+def values_schema(schema: Schema) -> str:
+    """The schema of the chart's values, with the specs in it as the kinds have them. The chart
+    itself fills in the image of a toolchain or an engine."""
+    for kind in (QUANTIZER, MODEL_RUNTIME, MODEL_STORE):
+        spec = _closed(structural(kind.spec))
+        if spec["properties"].pop("image", None):
+            spec["required"].remove("image")
+        schema["definitions"][f"{kind.singular}Spec"] = spec
+    return _json(schema)
 
 
 def markdown() -> str:
@@ -42,6 +53,10 @@ def markdown() -> str:
     for kind in KINDS:
         lines += ["", *_kind(kind)]
     return "\n".join(lines) + "\n"
+
+
+def _json(document: Schema) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _closed(schema: Schema) -> Schema:
