@@ -51,6 +51,7 @@ WRONG_REGION = {
     "IllegalLocationConstraintException",
     "PermanentRedirect",
 }
+SERVER_ERROR = "ServerError"
 UNSUPPORTED = {"501", "NotImplemented"}
 
 
@@ -327,7 +328,7 @@ class Bucket:
                 f"and If-None-Match on writes.",
             )
         return TryAgainError(
-            "ServerError",
+            SERVER_ERROR,
             f"Could not {action} in bucket {self.name} of {title} ({code}); it is tried again.",
         )
 

@@ -5,14 +5,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from quantop_worker.digests import CHUNK_BYTES, FileRecord
 from quantop_worker.errors import TryAgainError
-from quantop_worker.s3 import Bucket, Part, UploadGoneError, checksum
+from quantop_worker.s3 import SERVER_ERROR, Bucket, Part, UploadGoneError, checksum
 
 PART_BYTES = 16 << 20
 """S3 wants parts of at least 5 MiB, and at most ``MAX_PARTS`` of them."""
@@ -132,11 +132,17 @@ def _store(
         bucket.put(item.key, item.path.read_bytes(), metadata={"sha256": item.sha256})
         on_bytes(item.size)
         return
-    for _ in range(ATTEMPTS):
-        # Gone means that another publisher of the same content completed it, or that a deletion
-        # aborted it: which of the two, the object itself tells.
-        with suppress(UploadGoneError):
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
             _send_parts(bucket, item, writers, on_bytes)
+        except UploadGoneError:
+            # Another publisher of the same content completed it, or a deletion aborted it: which
+            # of the two, the object itself tells.
+            pass
+        except TryAgainError as error:
+            # Servers may also stumble over a part of an upload that another one completes.
+            if error.reason != SERVER_ERROR or attempt == ATTEMPTS:
+                raise
         if bucket.head(item.key) is not None:
             _abort_leftovers(bucket, item.key)
             return
