@@ -84,29 +84,30 @@ def convert(source: Path, target: Path, model_name: str) -> bool:
             f"({error}); choose format CompressedTensors or ONNX, or another model",
         ) from None
 
-    class Converter(base):  # type: ignore[misc]  # the base is only known at run time
-        """The architecture's own converter, which takes a plain byte-level BPE tokenizer too."""
+    def set_vocab(self: Any) -> None:
+        if not (source / "tokenizer.model").is_file() and is_plain_byte_level(source):
+            self._set_vocab_gpt2()
+        else:
+            base.set_vocab(self)
 
-        model_arch = base.model_arch
+    def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
+        nonlocal mapped
+        try:
+            return str(base.get_vocab_base_pre(self, tokenizer))
+        except NotImplementedError:
+            if not is_plain_byte_level(source):
+                raise
+            mapped = True
+            return "gpt-2"
 
-        def set_vocab(self) -> None:
-            if not (source / "tokenizer.model").is_file() and is_plain_byte_level(source):
-                self._set_vocab_gpt2()
-            else:
-                super().set_vocab()
-
-        def get_vocab_base_pre(self, tokenizer: Any) -> str:
-            nonlocal mapped
-            try:
-                return str(super().get_vocab_base_pre(tokenizer))
-            except NotImplementedError:
-                if not is_plain_byte_level(source):
-                    raise
-                mapped = True
-                return "gpt-2"
-
+    overrides = {
+        "model_arch": base.model_arch,
+        "set_vocab": set_vocab,
+        "get_vocab_base_pre": get_vocab_base_pre,
+    }
+    converter_type: Any = type("Converter", (base,), overrides)
     with torch.inference_mode():
-        converter: Any = Converter(
+        converter = converter_type(
             source,
             gguf.LlamaFileType.MOSTLY_F16,
             target,
@@ -114,9 +115,8 @@ def convert(source: Path, target: Path, model_name: str) -> bool:
         )
         # The vocabulary first and alone: what cannot be tokenized should not be converted for an
         # hour before.
-        set_vocab = converter.set_vocab
         try:
-            set_vocab()
+            converter.set_vocab()
         except (
             NotImplementedError,
             ValueError,
@@ -127,7 +127,7 @@ def convert(source: Path, target: Path, model_name: str) -> bool:
             raise RefusedError(
                 "UnsupportedTokenizer",
                 "llama.cpp cannot take over the source's tokenizer "
-                f"({error or type(error).__name__}); it knows "
+                f"({str(error) or type(error).__name__}); it knows "
                 "SentencePiece models, plain byte-level BPE and those of well-known models: "
                 "choose format "
                 "CompressedTensors or ONNX",

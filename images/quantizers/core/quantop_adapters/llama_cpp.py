@@ -120,7 +120,7 @@ class LlamaCpp:
 
     name = "llama.cpp"
     format = "GGUF"
-    precisions = ("F16", "Q8_0", "Q5_K_S", "Q4_K_M", "Q4_0", "Q2_K")
+    precisions: tuple[str, ...] = ("F16", "Q8_0", "Q5_K_S", "Q4_K_M", "Q4_0", "Q2_K")
 
     def version(self) -> str:
         """The version of the llama-cpp-python release whose llama.cpp this is."""

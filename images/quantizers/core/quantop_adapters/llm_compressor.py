@@ -28,7 +28,7 @@ class LlmCompressor:
 
     name = "llm-compressor"
     format = "CompressedTensors"
-    precisions = tuple(METHODS)
+    precisions: tuple[str, ...] = tuple(METHODS)
 
     def version(self) -> str:
         """The version of the package."""

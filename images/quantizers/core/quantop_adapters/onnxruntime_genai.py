@@ -28,7 +28,7 @@ class OnnxruntimeGenai:
     name = "onnxruntime-genai"
     format = "ONNX"
     # The builder writes 16-bit floats for a CPU too and says so nowhere, but nothing can run them.
-    precisions = ("FP32", "INT8", "INT4")
+    precisions: tuple[str, ...] = ("FP32", "INT8", "INT4")
 
     def version(self) -> str:
         """The version of the package."""
@@ -145,8 +145,8 @@ def is_weight(node: Any) -> bool:
 
 def stored_bits(onnx: Any, tensor: Any) -> int:
     """The bits that store an initializer."""
-    size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * int(size) * 8
+    size = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return math.prod(int(dimension) for dimension in tensor.dims) * size * 8
 
 
 def session(folder: Path, threads: int) -> Any:

@@ -126,7 +126,7 @@ class Toolchain(Protocol):
 
     name: str
     format: str
-    precisions: Sequence[str]
+    precisions: tuple[str, ...]
 
     def version(self) -> str:
         """The tool's version, as its makers count."""
@@ -230,7 +230,7 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
     for folder in (target, task.scratch):
         folder.mkdir(parents=True)
     toolchain.quantize(task, target, progress)
-    shutil.rmtree(task.scratch)
+    shutil.rmtree(task.scratch, ignore_errors=True)
     # Some tools write files that only their owner can read, but what serves them may run as another
     # user.
     size = 0

@@ -1,0 +1,90 @@
+"""What a quantization did is counted from tensors, and held against the recipe."""
+
+import struct
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from quantop_adapters import checkpoint
+from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.llm_compressor import LlmCompressor
+from quantop_adapters.refusal import RefusedError
+
+from tests.adapters.checkpoints import write_safetensors, write_source
+
+EMBEDDING = Weight(numbers=1000, bits=32_000, is_layer=False, quantized=False)
+LAYER = Weight(numbers=4000, bits=18_000, is_layer=True, quantized=True)
+LEFT_ALONE = Weight(numbers=1000, bits=16_000, is_layer=True, quantized=False)
+
+
+def test_bits_are_counted_over_everything_and_over_the_quantized_layers() -> None:
+    coverage = Coverage((EMBEDDING, LAYER, LEFT_ALONE))
+    assert coverage.report() == {
+        "bitsPerWeight": 11.0,
+        "quantizedBitsPerWeight": 4.5,
+        "parameters": 6000,
+        "quantizedLayers": 1,
+        "totalLayers": 2,
+    }
+
+
+def test_the_band_holds_for_the_quantized_layers_whatever_the_embedding_weighs() -> None:
+    Coverage((EMBEDDING, LAYER)).check("INT4", Decimal("4"), Decimal("5"))
+
+
+@pytest.mark.parametrize(("low", "high"), [("4.6", None), (None, "4.4"), ("5", "6")])
+def test_bits_outside_the_band_are_refused(low: str | None, high: str | None) -> None:
+    with pytest.raises(RefusedError, match=r"layers hold 4\.50") as refusal:
+        Coverage((LAYER,)).check(
+            "INT4", Decimal(low) if low else None, Decimal(high) if high else None
+        )
+    assert refusal.value.reason == "BitsPerWeightOutOfBand"
+
+
+def test_a_quantized_precision_that_quantized_nothing_is_refused() -> None:
+    with pytest.raises(RefusedError, match="none of the artifact's 1 layers") as refusal:
+        Coverage((EMBEDDING, LEFT_ALONE)).check("Q4_K_M", None, None)
+    assert refusal.value.reason == "NothingQuantized"
+
+
+@pytest.mark.parametrize("precision", ["F16", "FP32"])
+def test_a_precision_of_floats_quantizes_nothing_and_is_held_to_its_band(precision: str) -> None:
+    coverage = Coverage((LEFT_ALONE,))
+    coverage.check(precision, Decimal("15.5"), Decimal("17"))
+    with pytest.raises(RefusedError):
+        coverage.check(precision, Decimal("31"), Decimal("33"))
+
+
+def test_an_empty_artifact_is_refused() -> None:
+    with pytest.raises(RefusedError, match="no layer"):
+        Coverage((EMBEDDING,)).check("F16", None, None)
+
+
+def test_packed_and_integer_layers_count_with_their_scales(tmp_path: Path) -> None:
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            "model.embed_tokens.weight": ("BF16", [16, 8], bytes(256)),
+            # 2 x 16 weights of 4 bits in int32, one scale a row.
+            "a.weight_packed": ("I32", [2, 2], bytes(16)),
+            "a.weight_scale": ("BF16", [2, 1], bytes(4)),
+            "a.weight_shape": ("I64", [2], struct.pack("<2q", 2, 16)),
+            # 4 x 8 weights of 8 bits.
+            "b.weight": ("I8", [4, 8], bytes(32)),
+            "b.weight_scale": ("BF16", [4, 1], bytes(8)),
+            "lm_head.weight": ("BF16", [16, 8], bytes(256)),
+            "norm.weight": ("BF16", [8], bytes(16)),
+        },
+    )
+    coverage = LlmCompressor().coverage(tmp_path)
+    assert coverage.parameters == 128 + 32 + 32 + 128 + 8
+    assert (coverage.quantized_layers, coverage.total_layers) == (2, 3)
+    assert coverage.quantized_bits_per_weight == (16 + 4 + 32 + 8) * 8 / 64
+    assert coverage.bits_per_weight == (256 + 20 + 40 + 256 + 16) * 8 / 328
+
+
+def test_tensors_are_read_from_safetensors_headers(tmp_path: Path) -> None:
+    tensors = checkpoint.tensors(write_source(tmp_path))
+    layer = tensors["model.layers.0.mlp.up_proj.weight"]
+    assert (layer.shape, layer.numbers, layer.bits) == ((6, 4), 24, 384)
+    assert len(tensors) == 3

@@ -1,0 +1,330 @@
+"""The contract: environment in, files out, a marker, a termination message, an exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from quantop_adapters import perplexity, stage
+from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.llama_cpp import LlamaCpp
+from quantop_adapters.llm_compressor import LlmCompressor
+from quantop_adapters.onnxruntime_genai import OnnxruntimeGenai
+from quantop_adapters.refusal import RefusedError
+
+from tests.adapters.checkpoints import LLAMA, write_source
+
+ADAPTERS = Path(stage.__file__).parent.parent
+
+
+class FakeToolchain:
+    """Writes one file; the stages around it are the real ones."""
+
+    name = "fake"
+    format = "GGUF"
+    precisions: tuple[str, ...] = ("Q4_0", "F16")
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.failure: Exception | None = None
+
+    def version(self) -> str:
+        return "1"
+
+    def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
+        self.runs += 1
+        (task.scratch / "large").write_text("on the way")
+        (target / "model.gguf").write_text("weights")
+        (target / "model.gguf").chmod(0o600)
+        if self.failure:
+            raise self.failure
+
+    def coverage(self, artifact: Path) -> Coverage:
+        return Coverage((Weight(100, 450, is_layer=True, quantized=True),))
+
+    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+        raise AssertionError("there is no evaluation text")
+
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A work folder with a source in it."""
+    write_source(tmp_path / "source")
+    return tmp_path
+
+
+@pytest.fixture
+def run(work: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a stage as the operator would, with variables to change; its exit status."""
+    kept = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "signal", lambda *_: kept)
+
+    def run_stage(toolchain: stage.Toolchain, name: str = "quantize", **changes: str) -> int:
+        given = {
+            "WORK_DIR": str(work),
+            "MODEL_NAME": "demo",
+            "FORMAT": toolchain.format,
+            "PRECISION": toolchain.precisions[0],
+            "METHOD": "",
+            "CALIBRATION_FILE": "",
+            "EVALUATION_FILE": "",
+            "TERMINATION_MESSAGE_PATH": str(work / "termination"),
+        }
+        for variable, value in {**given, **changes}.items():
+            monkeypatch.setenv(variable, value)
+        return stage.main(toolchain, [name])
+
+    return run_stage
+
+
+def message(work: Path) -> dict[str, str]:
+    """The termination message."""
+    text = (work / "termination").read_text()
+    found: dict[str, str] = json.loads(text)
+    return found
+
+
+def test_an_artifact_is_finished_readable_and_alone(work: Path, run: Run) -> None:
+    assert run(FakeToolchain()) == stage.EXIT_DONE
+    artifact = work / "artifact"
+    assert [path.name for path in artifact.iterdir()] == ["model.gguf"]
+    assert (artifact / "model.gguf").stat().st_mode & 0o777 == 0o644
+    assert sorted(path.name for path in work.iterdir()) == [
+        "artifact",
+        "source",
+        "state",
+        "termination",
+    ]
+    assert message(work)["stage"] == "quantize"
+
+
+def test_a_finished_artifact_is_recognised(work: Path, run: Run) -> None:
+    toolchain = FakeToolchain()
+    run(toolchain)
+    assert run(toolchain) == stage.EXIT_DONE
+    assert toolchain.runs == 1
+
+
+def test_another_recipe_is_not_taken_for_finished(work: Path, run: Run) -> None:
+    toolchain = FakeToolchain()
+    run(toolchain)
+    run(toolchain, PRECISION="F16")
+    assert toolchain.runs == 2
+
+
+def test_what_a_killed_stage_left_is_wiped(work: Path, run: Run) -> None:
+    for name in ("artifact", "artifact.partial", "artifact.scratch"):
+        (work / name).mkdir()
+        (work / name / "half").write_text("half")
+    assert run(FakeToolchain()) == stage.EXIT_DONE
+    assert [path.name for path in (work / "artifact").iterdir()] == ["model.gguf"]
+
+
+def test_a_failed_stage_leaves_no_artifact_and_may_be_tried_again(work: Path, run: Run) -> None:
+    toolchain = FakeToolchain()
+    toolchain.failure = stage.ToolError("tool exited with 1")
+    assert run(toolchain) == stage.EXIT_FAILED
+    assert message(work) == {
+        "stage": "quantize",
+        "reason": "ToolFailed",
+        "message": "ToolError: tool exited with 1",
+    }
+    assert not (work / "artifact").exists()
+    toolchain.failure = None
+    assert run(toolchain) == stage.EXIT_DONE
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (OSError(28, "No space left on device"), "DiskFull"),
+        (MemoryError(), "OutOfMemory"),
+        (ValueError("anything"), "QuantizeFailed"),
+    ],
+)
+def test_a_failure_has_a_reason(work: Path, run: Run, failure: Exception, reason: str) -> None:
+    toolchain = FakeToolchain()
+    toolchain.failure = failure
+    assert run(toolchain) == stage.EXIT_FAILED
+    assert message(work)["reason"] == reason
+
+
+def test_a_refusal_is_permanent(work: Path, run: Run) -> None:
+    toolchain = FakeToolchain()
+    toolchain.failure = RefusedError("UnsupportedTokenizer", "spec.source has another tokenizer")
+    assert run(toolchain) == stage.EXIT_REFUSED
+    assert message(work)["reason"] == "UnsupportedTokenizer"
+
+
+def test_measuring_without_a_text_still_counts(work: Path, run: Run) -> None:
+    toolchain = FakeToolchain()
+    run(toolchain)
+    assert run(toolchain, "evaluate") == stage.EXIT_DONE
+    quality = json.loads((work / "state" / "quality.json").read_text())
+    assert quality == {
+        "protocol": "windows-v1",
+        "baselinePerplexity": None,
+        "perplexity": None,
+        "tokens": 0,
+        "bitsPerWeight": 4.5,
+        "quantizedBitsPerWeight": 4.5,
+        "parameters": 100,
+        "quantizedLayers": 1,
+        "totalLayers": 1,
+        "tool": {"name": "fake", "version": "1"},
+        "evaluationSkipped": True,
+    }
+
+
+def test_the_band_of_the_recipe_is_held(work: Path, run: Run) -> None:
+    toolchain = FakeToolchain()
+    run(toolchain)
+    status = run(toolchain, "evaluate", BITS_PER_WEIGHT_MIN="4.0", BITS_PER_WEIGHT_MAX="4.25")
+    assert status == stage.EXIT_REFUSED
+    assert message(work)["reason"] == "BitsPerWeightOutOfBand"
+    assert not (work / "state" / "quality.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("toolchain", "changes", "reason", "names"),
+    [
+        (LlamaCpp(), {"FORMAT": "ONNX"}, "UnsupportedFormat", "spec.quantization.format"),
+        (LlamaCpp(), {"PRECISION": "Q3_K"}, "UnsupportedPrecision", "Q4_K_M"),
+        (LlamaCpp(), {"METHOD": "GPTQ"}, "UnsupportedMethod", "spec.quantization.method"),
+        (
+            LlamaCpp(),
+            {"METHOD": "ImportanceMatrix", "PRECISION": "Q2_K"},
+            "CalibrationRequired",
+            "spec.quantization.calibration",
+        ),
+        (LlamaCpp(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision F16"),
+        (LlmCompressor(), {}, "CalibrationRequired", "spec.quantization.calibration"),
+        (LlmCompressor(), {"METHOD": "AWQ"}, "UnsupportedMethod", "GPTQ, RTN"),
+        (
+            LlmCompressor(),
+            {"METHOD": "RTN", "CALIBRATION_FILE": "/text"},
+            "CalibrationNotUsed",
+            "GPTQ",
+        ),
+        (LlmCompressor(), {"METHOD": "RTN"}, "UnsupportedShape", "up_proj.weight has 4"),
+        (OnnxruntimeGenai(), {"PRECISION": "FP16"}, "UnsupportedPrecision", "FP32, INT8, INT4"),
+        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "leave it out"),
+        (OnnxruntimeGenai(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "remove"),
+    ],
+)
+def test_a_recipe_that_a_toolchain_cannot_follow_is_refused_at_once(
+    work: Path,
+    run: Run,
+    toolchain: stage.Toolchain,
+    changes: dict[str, str],
+    reason: str,
+    names: str,
+) -> None:
+    assert run(toolchain, **changes) == stage.EXIT_REFUSED
+    assert message(work)["reason"] == reason
+    assert names in message(work)["message"]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({}, "InvalidSource"),
+        ({**LLAMA, "auto_map": {"AutoModel": "modeling.Model"}}, "CustomCode"),
+        ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, "SourceQuantized"),
+    ],
+)
+def test_a_source_that_is_no_plain_checkpoint_is_refused(
+    work: Path, run: Run, config: dict[str, object], reason: str
+) -> None:
+    write_source(work / "source", config)
+    assert run(FakeToolchain()) == stage.EXIT_REFUSED
+    assert message(work)["reason"] == reason
+
+
+def test_a_source_without_safetensors_is_refused(work: Path, run: Run) -> None:
+    (work / "source" / "model.safetensors").unlink()
+    assert run(FakeToolchain()) == stage.EXIT_REFUSED
+    assert "*.safetensors" in message(work)["message"]
+
+
+@pytest.mark.parametrize("text", ["short", "x" * 10_000, 'ä€🦙\n"\\' * 3000, "🦙" * 4096])
+def test_a_termination_message_fits_and_stays_json(text: str) -> None:
+    found = stage.termination_text({"stage": "quantize", "reason": "ToolFailed", "message": text})
+    assert len(found.encode()) <= stage.TERMINATION_MESSAGE_BYTES
+    document = json.loads(found)
+    assert document["reason"] == "ToolFailed"
+    assert text.startswith(document["message"].removesuffix("…"))
+    if len(text) > 4096:
+        assert len(found.encode()) > stage.TERMINATION_MESSAGE_BYTES - 64
+
+
+def test_progress_is_one_json_line_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    stage.Progress("quantize")("two\nlines", 40, 123)
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert json.loads(line) == {
+        "stage": "quantize",
+        "message": "two\nlines",
+        "percent": 40,
+        "bytes": 123,
+    }
+
+
+def test_a_tool_that_fails_says_how(capfd: pytest.CaptureFixture[str]) -> None:
+    script = "import sys; print('reading'); print('bad magic', file=sys.stderr); sys.exit(7)"
+    with pytest.raises(stage.ToolError, match=r"exited with 7: .*bad magic"):
+        stage.run_tool([sys.executable, "-c", script])
+    assert "bad magic" in capfd.readouterr().err
+
+
+def test_a_tool_ended_by_a_signal_says_which() -> None:
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(stage.ToolError, match="was ended by SIGKILL"):
+        stage.run_tool([sys.executable, "-c", script])
+
+
+def test_sigterm_ends_a_stage_and_its_tool_at_once(work: Path) -> None:
+    script = f"""
+import sys
+from quantop_adapters import stage
+from tests.adapters.test_adapter_stage import FakeToolchain
+class Slow(FakeToolchain):
+    def quantize(self, task, target, progress):
+        stage.run_tool([sys.executable, "-c",
+            "import os, time; print(os.getpid(), flush=True); time.sleep(600)"],
+            on_line=lambda line: open({str(work / "pid")!r}, "w").write(line))
+stage.main(Slow(), ["quantize"])
+"""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(["operator", str(ADAPTERS), "."]),
+        "WORK_DIR": str(work),
+        "MODEL_NAME": "demo",
+        "FORMAT": "GGUF",
+        "PRECISION": "Q4_0",
+        "TERMINATION_MESSAGE_PATH": str(work / "termination"),
+    }
+    with subprocess.Popen([sys.executable, "-c", script], env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not (work / "pid").is_file() or not (work / "pid").read_text().strip():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(10) == 143
+    tool = int((work / "pid").read_text())
+    while Path(f"/proc/{tool}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not (work / "artifact").exists()
+
+
+def test_an_unknown_stage_is_a_usage_error() -> None:
+    assert stage.main(FakeToolchain(), ["publish"]) == 2

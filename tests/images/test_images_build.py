@@ -1,0 +1,193 @@
+"""Images are built in order and only when an input changed; digests of pushed ones are kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from images import build
+
+# Keeps an "image" as a file named by its reference, whose text is a new identity each time.
+FAKE_ENGINE = """#!/bin/sh
+set -e
+store={store}
+case "$1" in
+  build) shift
+    while [ $# -gt 1 ]; do [ "$1" = --tag ] && tag="$2"; shift; done
+    [ -e "$1/fails" ] && {{ echo "no such package"; exit 1; }}
+    echo "$tag" >> $store/builds
+    wc -l < $store/builds > "$store/$(echo "$tag" | tr / _)" ;;
+  images)
+    case "$*" in
+      *Size*) echo "1 MB" ;;
+      *) cat "$store/$(echo "$4" | tr / _)" ;;
+    esac ;;
+  push) shift
+    while [ $# -gt 2 ]; do [ "$1" = --digestfile ] && file="$2"; shift; done
+    echo "$2" >> $store/pushes
+    echo "sha256:$(cat "$store/$(echo "$1" | tr / _)")" > "$file" ;;
+esac
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of a parent, a child and an image that holds a package of the project."""
+    root = tmp_path / "repository"
+    for folder in ("images/parent", "images/child", "images/program", "operator/quantop"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "Dockerfile").write_text("FROM scratch\n")
+    (root / "operator/quantop/__init__.py").write_text("")
+    images = (
+        build.Image("parent", "parent", {"BASE_IMAGE": "base"}, pushed=False),
+        build.Image("quantop/child", "child", {"BASE_IMAGE": "parent"}),
+        build.Image("quantop/program", "program", {"BASE_IMAGE": "base"}, packages=("quantop",)),
+    )
+    monkeypatch.setattr(build, "REPOSITORY", root)
+    monkeypatch.setattr(build, "IMAGES", images)
+    return root
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where the fake engine keeps what it was told to do."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def engine(tmp_path: Path, store: Path) -> build.Engine:
+    """An engine that builds nothing."""
+    program = tmp_path / "fake-engine"
+    program.write_text(FAKE_ENGINE.format(store=store))
+    program.chmod(0o755)
+    return build.Engine("fake", (str(program), "build"), (str(program), "push"))
+
+
+def ensure(engine: build.Engine, tmp_path: Path, *names: str) -> build.Builder:
+    """One run of the program."""
+    builder = build.Builder(engine, tmp_path / "cache", "debian:stable", "1.2.3")
+    for name in names:
+        builder.ensure(name)
+    return builder
+
+
+def builds(store: Path) -> list[str]:
+    """The references built, in order."""
+    path = store / "builds"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_a_parent_is_built_before_its_child(
+    repository: Path, engine: build.Engine, store: Path, tmp_path: Path
+) -> None:
+    ensure(engine, tmp_path, "quantop/child")
+    assert builds(store) == ["localhost/quantop/parent:latest", "localhost/quantop/child:latest"]
+
+
+def test_nothing_is_built_again_while_no_input_changes(
+    repository: Path, engine: build.Engine, store: Path, tmp_path: Path
+) -> None:
+    ensure(engine, tmp_path, "quantop/child", "quantop/program")
+    built = builds(store)
+    ensure(engine, tmp_path, "quantop/child", "quantop/program")
+    assert builds(store) == built
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ("images/parent/file", {"parent", "child"}),
+        ("images/child/file", {"child"}),
+        ("images/program/file", {"program"}),
+        ("operator/quantop/module.py", {"program"}),
+        ("operator/quantop/module.pyc", set()),
+        ("README.md", set()),
+    ],
+)
+def test_what_depends_on_a_changed_file_is_built_again(
+    repository: Path,
+    engine: build.Engine,
+    store: Path,
+    tmp_path: Path,
+    changed: str,
+    expected: set[str],
+) -> None:
+    ensure(engine, tmp_path, "quantop/child", "quantop/program")
+    before = len(builds(store))
+    (repository / changed).write_text("new")
+    ensure(engine, tmp_path, "quantop/child", "quantop/program")
+    again = {line.removeprefix("localhost/quantop/") for line in builds(store)[before:]}
+    assert again == {f"{name}:latest" for name in expected}
+
+
+def test_an_image_that_the_engine_lost_is_built_again(
+    repository: Path, engine: build.Engine, store: Path, tmp_path: Path
+) -> None:
+    ensure(engine, tmp_path, "quantop/program")
+    (store / "localhost_quantop_program:latest").unlink()
+    ensure(engine, tmp_path, "quantop/program")
+    assert len(builds(store)) == 2
+
+
+def test_a_failed_build_names_the_image_and_the_last_lines(
+    repository: Path, engine: build.Engine, tmp_path: Path
+) -> None:
+    (repository / "images/child/fails").write_text("")
+    with pytest.raises(build.BuildError, match=r"(?s)quantop/child.*no such package"):
+        ensure(engine, tmp_path, "quantop/child")
+
+
+def test_a_pushed_digest_is_kept_and_recorded(
+    repository: Path, engine: build.Engine, store: Path, tmp_path: Path
+) -> None:
+    builder = ensure(engine, tmp_path, "quantop/child")
+    digest = builder.push("quantop/child", "10.0.0.1:5000", "1.2.3", [], plain=True)
+    assert digest == "sha256:2"
+    assert (store / "pushes").read_text() == "docker://10.0.0.1:5000/quantop/child:1.2.3\n"
+    again = ensure(engine, tmp_path, "quantop/child")
+    assert again.built["quantop/child"].digest == digest
+
+
+def test_digests_of_other_images_stay(tmp_path: Path) -> None:
+    path = tmp_path / "digests.json"
+    build.record_digest(path, "quantop/worker", "sha256:1")
+    build.record_digest(path, "quantop/operator", "sha256:2")
+    build.record_digest(path, "quantop/worker", "sha256:3")
+    assert json.loads(path.read_text()) == {
+        "quantop/operator": "sha256:2",
+        "quantop/worker": "sha256:3",
+    }
+
+
+def test_images_are_named_with_or_without_the_prefix() -> None:
+    assert build.select(["worker", "quantop/operator"]) == ["quantop/worker", "quantop/operator"]
+    assert build.select([]) == [image.name for image in build.IMAGES]
+    with pytest.raises(build.BuildError, match="no image nothing; there are: llama-cpp"):
+        build.select(["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("registry", "plain"),
+    [
+        ("10.200.0.10:5000", True),
+        ("127.0.0.1:5000", True),
+        ("localhost:5000", True),
+        ("localhost", True),
+        ("ghcr.io", False),
+        ("8.8.8.8:443", False),
+    ],
+)
+def test_plain_http_is_for_private_addresses(registry: str, plain: bool) -> None:
+    assert build.is_private_address(registry) is plain
+
+
+def test_every_image_of_the_table_has_a_dockerfile_that_declares_its_parents() -> None:
+    for image in build.IMAGES:
+        text = (build.REPOSITORY / "images" / image.folder / "Dockerfile").read_text()
+        for argument in image.parents:
+            assert f"ARG {argument}" in text, f"{image.name} takes no {argument}"
+        if image.pushed:
+            assert "\nUSER 10001:10001\n" in text
+            assert "org.opencontainers.image.licenses" in text
