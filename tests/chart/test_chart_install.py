@@ -113,6 +113,22 @@ def may(admin: Kubectl, user: str, deed: Deed) -> bool:
     return bool(allowed(admin, user, [deed]))
 
 
+def test_pod_security_restricted_takes_every_pod(admin: Kubectl) -> None:
+    """Enforced by the API server; a pod that asks for more is refused, so that this means much."""
+    admin.must("create", "namespace", "restricted")
+    level = "pod-security.kubernetes.io/enforce=restricted"
+    admin.must("label", "namespace", "restricted", level)
+    until(lambda: admin("get", "serviceaccount", "default", "--namespace=restricted").ok)
+    for number, template in enumerate(Helm().render(EVERYTHING, "--is-upgrade").pods()):
+        spec = template["spec"] | {"serviceAccountName": "default"}
+        spec.pop("priorityClassName", None)
+        metadata = {"name": f"pod-{number}", "namespace": "restricted"}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+        assert admin.try_apply(pod).ok, admin.try_apply(pod).text
+        refused = admin.try_apply(pod | {"spec": spec | {"hostNetwork": True}})
+        assert 'violates PodSecurity "restricted' in refused.text
+
+
 READ, WRITE = ("get", "list", "watch"), ("create", "patch", "delete")
 LEASES = ("coordination.k8s.io", "leases")
 
