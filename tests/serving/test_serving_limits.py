@@ -91,7 +91,7 @@ async def test_a_client_that_leaves_before_the_first_token_ends_its_generation(
 
 async def test_a_client_that_leaves_a_stream_ends_its_generation(serve: Serve) -> None:
     engine = FakeEngine(pause=0.01, context_length=100_000)
-    server = await serve(engine)
+    server = await serve(engine, max_context=100_000)
     stream = await server.openai.completions.create(
         model="fake-model", prompt="a", max_tokens=90_000, stream=True
     )

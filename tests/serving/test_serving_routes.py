@@ -106,6 +106,14 @@ async def test_a_chat_answer_may_fill_the_context(serve: Serve) -> None:
     assert answer.choices[0].finish_reason == "length"
 
 
+async def test_the_context_is_bounded_where_the_model_allows_more(serve: Serve) -> None:
+    server = await serve(FakeEngine(context_length=1_000_000), max_context=10)
+    answer = await server.openai.chat.completions.create(model=MODEL, messages=HELLO)
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 10
+    assert (await server.http.get("/v1/models")).json()["data"][0]["max_model_len"] == 10
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 async def test_a_chat_answer_is_bounded_by_either_name(serve: Serve, name: str) -> None:
     server = await serve()
@@ -181,7 +189,7 @@ BAD_COMPLETIONS = [
     ({"prompt": [1000]}, "prompt", "no token 1000"),
     ({"prompt": "a", "colour": "red"}, "colour", "not a field that this server knows"),
     ({}, "prompt", "is required"),
-    ({"prompt": "a", "max_tokens": 64}, "prompt", "context is 64 tokens"),
+    ({"prompt": "a", "max_tokens": 64}, "prompt", "context here is 64 tokens"),
     ({"prompt": "a " * 64}, "prompt", "the prompt has 64"),
     ({"prompt": "a", "stream_options": {}}, None, "only for requests with 'stream': true"),
 ]
@@ -208,7 +216,7 @@ BAD_CHATS = [
     ({"messages": HELLO, "tools": [{"type": "function"}]}, "tools", "at most 0 items"),
     ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format", "'text'"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "no user"),
-    ({"messages": HELLO, "max_tokens": 64}, "messages", "context is 64 tokens"),
+    ({"messages": HELLO, "max_tokens": 64}, "messages", "context here is 64 tokens"),
 ]
 
 

@@ -92,7 +92,7 @@ def _add_openai_routes(app: FastAPI, service: ModelService, metrics: Metrics) ->
             "object": "model",
             "created": loaded.since if loaded else 0,
             "owned_by": "quantop",
-            "max_model_len": loaded.engine.context_length if loaded else None,
+            "max_model_len": loaded.context_length if loaded else None,
             "metadata": {
                 "format": settings.format,
                 "precision": settings.precision,

@@ -60,7 +60,7 @@ class Engine(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Tokens that prompt and answer may have together."""
+        """Tokens that the model can read and write together."""
 
     @property
     def vocabulary_size(self) -> int:

@@ -27,6 +27,8 @@ class Loaded:
 
     engine: Engine
     scheduler: Scheduler
+    context_length: int
+    """Tokens that prompt and answer may have together."""
     since: int
     """Unix seconds."""
 
@@ -50,13 +52,14 @@ class ModelService:
             max_running=self.settings.max_running,
             max_waiting=self.settings.max_waiting,
         )
-        self.loaded = Loaded(engine, scheduler, int(time.time()))
+        context = min(engine.context_length, self.settings.max_context)
+        self.loaded = Loaded(engine, scheduler, context, int(time.time()))
         log.info(
             "model %s loaded in %.2f s: %s, context of %d tokens, %d threads",
             self.settings.model_name,
             time.perf_counter() - begin,
             engine.platform,
-            engine.context_length,
+            context,
             self.settings.threads,
         )
 
@@ -118,12 +121,12 @@ class ModelService:
         *,
         param: str,
     ) -> Generation:
-        room = loaded.engine.context_length - len(prompt)
+        room = loaded.context_length - len(prompt)
         if room < (wanted or 1):
             asked = "an answer" if wanted is None else f"{wanted} tokens of answer"
             raise ApiError(
                 400,
-                f"This model's context is {loaded.engine.context_length} tokens, but the prompt has"
+                f"The context here is {loaded.context_length} tokens, but the prompt has"
                 f" {len(prompt)} and {asked} was asked for. Shorten one of them.",
                 param=param,
                 code="context_length_exceeded",

@@ -24,6 +24,9 @@ class Settings:
     """Generations at once; the CPU is theirs together."""
     max_waiting: int = 64
     """Requests that may wait for one of them; more are refused with 429."""
+    max_context: int = 4096
+    """Tokens of prompt and answer together, where the model allows more. The engine sets memory
+    aside for all that a request may come to: some 256 KiB per token of an 8B model."""
     max_body_bytes: int = 4 * 1024 * 1024
     drain_linger: float = 5.0
     """After SIGTERM, go on accepting for so long: proxies learn late that a pod is gone."""
@@ -58,6 +61,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     integer("--threads", int(environment.get("CPU_LIMIT", default.threads)), least=1)
     integer("--max-running", default.max_running, least=1)
     integer("--max-waiting", default.max_waiting)
+    integer("--max-context", default.max_context, least=2)
     integer("--max-body-bytes", default.max_body_bytes, least=1)
     parser.add_argument("--drain-linger", type=float, default=default.drain_linger)
     parser.add_argument("--drain-timeout", type=float, default=default.drain_timeout)
