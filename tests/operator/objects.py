@@ -77,6 +77,11 @@ def runtime(name: str = "llama-cpp", **spec: Any) -> dict[str, Any]:
     }
 
 
+def source(namespace: str, name: str = "tiny") -> str:
+    """A source of the test's own: a published artifact of one test is none of another's."""
+    return f"s3://sources/{namespace}/{name}"
+
+
 def model(namespace: str, name: str = "tiny", **spec: Any) -> dict[str, Any]:
     """A QuantizedModel; ``spec`` replaces whole parts."""
     return {
@@ -84,7 +89,7 @@ def model(namespace: str, name: str = "tiny", **spec: Any) -> dict[str, Any]:
         "kind": "QuantizedModel",
         "metadata": {"name": name, "namespace": namespace},
         "spec": {
-            "source": {"uri": f"s3://sources/{name}"},
+            "source": {"uri": source(namespace, name)},
             "quantization": {"format": "GGUF", "precision": "Q4_K_M"},
             "serving": {"resources": {"limits": {"cpu": "1000m", "memory": "1024Mi"}}},
             **spec,

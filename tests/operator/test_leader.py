@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kubernetes import client
 
 from e2e.cluster.controlplane import ControlPlane
 from tests.operator import objects
@@ -38,5 +39,15 @@ def test_the_standby_writes_nothing_and_takes_over_from_a_killed_leader(
 def test_a_leader_that_is_told_to_end_hands_over(
     cluster: Cluster, operator: Operator, standby: Operator, namespace: str
 ) -> None:
+    """The Lease is given up, so that nobody has to wait for its end."""
+    leases = client.CoordinationV1Api(cluster.core.api_client)
+
+    def holder() -> str:
+        lease = leases.read_namespaced_lease("quantop-operator", "quantop-system")
+        return lease.spec.holder_identity or ""
+
+    assert holder() == "replica-a"
     assert operator.stop() == 0
-    cluster.wait("the standby leads", standby.leads, seconds=3)
+    assert holder() != "replica-a"
+    cluster.wait("the standby leads", standby.leads)
+    assert holder() == "replica-b"

@@ -71,7 +71,7 @@ def test_a_published_artifact_is_used_at_once(
 ) -> None:
     cluster.apply(objects.model(namespace))
     cluster.wait_for(namespace, "tiny", "Ready")
-    second = objects.model(namespace, "second", source={"uri": "s3://sources/tiny"})
+    second = objects.model(namespace, "second", source={"uri": objects.source(namespace)})
     cluster.apply(second)
     cluster.wait_for(namespace, "second", "Ready")
     assert len(jobs(cluster, namespace, "convert")) == 1
@@ -85,7 +85,7 @@ def test_a_running_conversion_of_the_same_artifact_is_waited_for(
     cluster.node.behaviours["tiny", "quantize"] = Runs()
     cluster.apply(objects.model(namespace))
     cluster.wait("a conversion", lambda: jobs(cluster, namespace, "convert"))
-    cluster.apply(objects.model(namespace, "second", source={"uri": "s3://sources/tiny"}))
+    cluster.apply(objects.model(namespace, "second", source={"uri": objects.source(namespace)}))
     cluster.wait_for(namespace, "second", "Quantized", "False", "WaitingForConversion")
     del cluster.node.behaviours["tiny", "quantize"]
     cluster.wait_for(namespace, "second", "Ready")
