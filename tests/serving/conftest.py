@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -61,7 +62,7 @@ Serve = Callable[..., Awaitable[Running]]
 
 @asynccontextmanager
 async def running(
-    load: Callable[[], FakeEngine], drain_file: Path, **options: object
+    load: Callable[[], FakeEngine], drain_file: Path, **options: Any
 ) -> AsyncIterator[Running]:
     settings = Settings(
         model_dir=Path("/nowhere"),
@@ -69,7 +70,7 @@ async def running(
         precision="INT4",
         artifact_key="k1",
         format="ONNX",
-        **options,  # type: ignore[arg-type]  # whatever a test gives
+        **options,
     )
     metrics = Metrics(settings.model_name)
     drain = Drain(drain_file, linger=0.0, timeout=5.0)
@@ -99,7 +100,7 @@ async def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         async def start(
             engine: FakeEngine | None = None,
             load: Callable[[], FakeEngine] | None = None,
-            **options: object,
+            **options: Any,
         ) -> Running:
             fake = engine or FakeEngine()
             server = await stack.enter_async_context(
