@@ -1,15 +1,18 @@
-"""The few calls to the API server that reconciling needs, over ``kubernetes.aio``'s transport.
+"""The few calls to the API server that reconciling needs: aiohttp, with the credentials that
+``kubernetes`` finds.
 
-The generated client would turn every object into a tree of model instances; here an object stays
-the JSON that it is.
+An object stays the JSON that it is: the generated clients turn each into a tree of model
+instances, and the async one's classes alone are 50 MiB (docs/adr/0002).
 """
 
 import json
+import ssl
 from collections.abc import Mapping
 from typing import Any, Self
 
-from kubernetes.aio import client, config
-from kubernetes.aio.config.config_exception import ConfigException
+import aiohttp
+from kubernetes import client, config
+from kubernetes.config import ConfigException
 
 from quantop.builders.meta import MANAGER, Manifest
 
@@ -45,10 +48,12 @@ class ApiError(Exception):
 
 
 class Kube:
-    """Calls to the API server. Every one raises ApiError, or OSError when it is not reached."""
+    """Calls to the API server. Every one raises ApiError when it answers so, and
+    ``aiohttp.ClientError`` or TimeoutError when it is not reached."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(self, session: aiohttp.ClientSession, settings: client.Configuration) -> None:
+        self._session = session
+        self._settings = settings
 
     @classmethod
     async def connect(cls) -> Self:
@@ -57,12 +62,20 @@ class Kube:
         try:
             config.load_incluster_config(client_configuration=settings)
         except ConfigException:
-            await config.load_kube_config(client_configuration=settings)
-        return cls(client.ApiClient(settings))
+            config.load_kube_config(client_configuration=settings)
+        tls = ssl.create_default_context(cafile=settings.ssl_ca_cert)
+        if settings.cert_file:
+            tls.load_cert_chain(settings.cert_file, settings.key_file)
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
+            trust_env=True,
+        )
+        return cls(session, settings)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._api.close()
+        await self._session.close()
 
     async def get(self, manifest: Manifest) -> Manifest | None:
         """The live object that ``manifest`` names, or None."""
@@ -120,18 +133,18 @@ class Kube:
         content_type: str = JSON,
         query: Mapping[str, str] | None = None,
     ) -> Manifest:
-        response = await self._api.call_api(
-            path_,
+        headers = {"Accept": JSON, "Content-Type": content_type}
+        # Asked for each time: a pod's token is renewed while it lives.
+        if token := self._settings.auth_settings().get("BearerToken"):
+            headers["Authorization"] = token["value"]
+        async with self._session.request(
             method,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": JSON, "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-            _preload_content=False,
-            _return_http_data_only=True,
-            _request_timeout=REQUEST_SECONDS,
-        )
-        text = await response.text()
+            self._settings.host + path_,
+            params=query,
+            data=None if body is None else json.dumps(body),
+            headers=headers,
+        ) as response:
+            text = await response.text()
         if response.status >= 400:
             raise ApiError(response.status, _message(text))
         parsed: Manifest = json.loads(text)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import aiohttp
+
 from quantop import metrics
 from quantop.builders.meta import Manifest
 from quantop.kube import ApiError, Kube
@@ -73,7 +75,7 @@ class LeaderElection:
             }
             try:
                 await self._kube.replace(given_up)
-            except (ApiError, OSError, TimeoutError) as error:
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 logger.warning("the Lease could not be given up", extra={"error": str(error)})
 
     def _holder(self) -> str:
@@ -94,7 +96,7 @@ class LeaderElection:
             if error.status != 409:
                 logger.warning("the Lease could not be written", extra={"error": str(error)})
             return False
-        except (OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             logger.warning("the API server is not reached", extra={"error": str(error)})
             return False
         self._renewed_at = began

@@ -82,7 +82,13 @@ class Cluster:
         return next((c for c in conditions if c["type"] == type_), {})
 
     def wait_for(
-        self, namespace: str, name: str, type_: str, status: str = "True", reason: str = ""
+        self,
+        namespace: str,
+        name: str,
+        type_: str,
+        status: str = "True",
+        reason: str = "",
+        seconds: float = WAIT_SECONDS,
     ) -> dict[str, Any]:
         """Wait for a condition, for the object's current generation."""
 
@@ -93,7 +99,7 @@ class Cluster:
             return found if right and reason in ("", found.get("reason")) else None
 
         try:
-            found: dict[str, Any] = self.wait(f"{name}: {type_}={status} {reason}", check)
+            found: dict[str, Any] = self.wait(f"{name}: {type_}={status} {reason}", check, seconds)
         except BaseException:
             print(yaml.safe_dump(self.model(namespace, name).get("status", {})))
             raise

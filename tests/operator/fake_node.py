@@ -7,7 +7,6 @@ containers would do is played here. The real thing is in e2e/.
 import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +51,7 @@ class Runs:
 
 
 Behaviour = Ends | Waits | Runs
+Pod = dict[str, Any]
 
 
 def refuses(stage: str, reason: str, message: str) -> Ends:
@@ -67,7 +67,6 @@ class FakeNode:
     api: client.CoreV1Api
     published: dict[str, ArtifactSummary] = field(default_factory=dict)
     behaviours: dict[tuple[str, str], Behaviour] = field(default_factory=dict)
-    ready: Callable[[str], bool] = lambda _: True
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -83,9 +82,13 @@ class FakeNode:
             self._thread.join()
 
     def _play(self) -> None:
+        selector = "app.kubernetes.io/managed-by=quantop"
         while not self._stop.is_set():
-            selector = "app.kubernetes.io/managed-by=quantop"
-            for pod in self.api.list_pod_for_all_namespaces(label_selector=selector).items:
+            # As JSON: the client's model instances of a few hundred pods would take seconds.
+            answer = self.api.list_pod_for_all_namespaces(
+                label_selector=selector, _preload_content=False
+            )
+            for pod in json.loads(answer.data)["items"]:
                 try:
                     self._step(pod)
                 except client.ApiException as error:
@@ -93,25 +96,25 @@ class FakeNode:
                         raise
             time.sleep(POLL_SECONDS)
 
-    def _step(self, pod: Any) -> None:
-        if pod.metadata.deletion_timestamp or pod.status.phase in ("Succeeded", "Failed"):
-            if pod.metadata.deletion_timestamp:
-                self._remove(pod)
-            return
-        model = pod.metadata.labels[MODEL_LABEL]
-        if pod.metadata.labels[COMPONENT_LABEL] == SERVER:
-            self._serve(pod, model)
-        else:
-            self._work(pod, model)
+    def _step(self, pod: Pod) -> None:
+        metadata = pod["metadata"]
+        if "deletionTimestamp" in metadata:
+            self._remove(metadata)
+        elif pod["status"].get("phase") not in ("Succeeded", "Failed"):
+            model = metadata["labels"][MODEL_LABEL]
+            if metadata["labels"][COMPONENT_LABEL] == SERVER:
+                self._serve(pod, model)
+            else:
+                self._work(pod, model)
 
-    def _remove(self, pod: Any) -> None:
+    def _remove(self, metadata: Pod) -> None:
         self.api.delete_namespaced_pod(
-            pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0
+            metadata["name"], metadata["namespace"], grace_period_seconds=0
         )
 
-    def _serve(self, pod: Any, model: str) -> None:
+    def _serve(self, pod: Pod, model: str) -> None:
         behaviour = self.behaviours.get((model, Stage.PULL))
-        ready = behaviour is None and self.ready(model)
+        ready = behaviour is None
         status: dict[str, Any] = {
             "phase": "Running" if ready else "Pending",
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
@@ -120,14 +123,13 @@ class FakeNode:
             status["initContainerStatuses"] = [_status(Stage.PULL, behaviour)]
         self._write(pod, status)
 
-    def _work(self, pod: Any, model: str) -> None:
-        spec = pod.spec
-        task = next(e.value for c in spec.containers for e in c.env if e.name == TASK_VARIABLE)
-        stages = [c.name for c in (spec.init_containers or [])], [c.name for c in spec.containers]
+    def _work(self, pod: Pod, model: str) -> None:
+        init, main = pod["spec"].get("initContainers", []), pod["spec"]["containers"]
+        task = next(e["value"] for c in main for e in c["env"] if e["name"] == TASK_VARIABLE)
         ended = True
         statuses: list[list[dict[str, Any]]] = [[], []]
-        for group, names in enumerate(stages):
-            for name in names:
+        for group, containers in enumerate((init, main)):
+            for name in (c["name"] for c in containers):
                 if not ended:
                     continue
                 behaviour = self.behaviours.get((model, name)) or self._done(name, task)
@@ -161,11 +163,11 @@ class FakeNode:
             return Ends(message=PublishResult(published=summary).to_json())
         return Ends(message=json.dumps({"stage": stage}))
 
-    def _write(self, pod: Any, status: dict[str, Any]) -> None:
-        current = self.api.api_client.sanitize_for_serialization(pod.status)
-        if any(current.get(key) != value for key, value in status.items()):
+    def _write(self, pod: Pod, status: dict[str, Any]) -> None:
+        if any(pod["status"].get(key) != value for key, value in status.items() if value):
+            metadata = pod["metadata"]
             self.api.patch_namespaced_pod_status(
-                pod.metadata.name, pod.metadata.namespace, {"status": status}
+                metadata["name"], metadata["namespace"], {"status": status}, _preload_content=False
             )
 
 

@@ -252,7 +252,7 @@ def test_settled_objects_are_not_written(
     for i in range(count):
         cluster.apply(objects.model(namespace, f"m{i}", quality=EVALUATION))
     for i in range(count):
-        cluster.wait_for(namespace, f"m{i}", "Reconciling", "False", "Settled")
+        cluster.wait_for(namespace, f"m{i}", "Reconciling", "False", "Settled", seconds=300)
     time.sleep(3)
     mark = cluster.plane.audit.mark()
     time.sleep(10)

@@ -41,7 +41,7 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass over the object of that key. Returns the seconds after which another is wanted.
-        Raises ApiError or OSError for what a later pass may not meet again."""
+        Raises what ``Kube`` does for what a later pass may not meet again."""
         model = self._cache.model(key)
         if model is None:
             metrics.forget(key)
