@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -25,8 +24,8 @@ from quantop.contract import (
 
 from quantop_worker.errors import RefusedError, StageError, TryAgainError
 from quantop_worker.progress import Progress
-from quantop_worker.stages import delete, fetch, publish, pull, resolve
 
+STAGES = (Stage.RESOLVE, Stage.FETCH, Stage.PUBLISH, Stage.PULL, Stage.DELETE)
 TERMINATION_LOG = "/dev/termination-log"
 Task = TypeVar("Task", bound=Message)
 
@@ -36,12 +35,12 @@ TERMINATED = 128 + signal.SIGTERM
 def main() -> int:
     """Run the stage that the command line names; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m quantop_worker", description=__doc__)
-    parser.add_argument("stage", choices=sorted(_STAGES))
+    parser.add_argument("stage", choices=STAGES)
     stage = Stage(parser.parse_args().stage)
     signal.signal(signal.SIGTERM, _terminate)
     os.umask(0o022)
     try:
-        _answer(_STAGES[stage](os.environ.get(TASK_VARIABLE, ""), Progress(stage)))
+        _answer(_run(stage, os.environ.get(TASK_VARIABLE, ""), Progress(stage)))
         return 0
     except StageError as error:
         _fail(stage, error)
@@ -54,33 +53,30 @@ def main() -> int:
         return 1
 
 
-def _resolve(task: str, progress: Progress) -> Message:
-    return resolve.run(_parsed(ConversionTask, task), progress)
+def _run(stage: Stage, task: str, progress: Progress) -> Message:
+    """Each stage loads only what it needs: starting takes as long as many a transfer."""
+    match stage:
+        case Stage.RESOLVE:
+            from quantop_worker.stages import resolve
 
+            return resolve.run(_parsed(ConversionTask, task), progress)
+        case Stage.FETCH:
+            from quantop_worker.stages import fetch
 
-def _fetch(task: str, progress: Progress) -> Message:
-    return fetch.run(_parsed(ConversionTask, task), progress)
+            return fetch.run(_parsed(ConversionTask, task), progress)
+        case Stage.PUBLISH:
+            from quantop_worker.stages import publish
 
+            return publish.run(_parsed(ConversionTask, task), progress)
+        case Stage.PULL:
+            from quantop_worker.stages import pull
 
-def _publish(task: str, progress: Progress) -> Message:
-    return publish.run(_parsed(ConversionTask, task), progress)
+            return pull.run(_parsed(PullTask, task), progress)
+        case Stage.DELETE:
+            from quantop_worker.stages import delete
 
-
-def _pull(task: str, progress: Progress) -> Message:
-    return pull.run(_parsed(PullTask, task), progress)
-
-
-def _delete(task: str, progress: Progress) -> Message:
-    return delete.run(_parsed(DeleteTask, task), progress)
-
-
-_STAGES: dict[Stage, Callable[[str, Progress], Message]] = {
-    Stage.RESOLVE: _resolve,
-    Stage.FETCH: _fetch,
-    Stage.PUBLISH: _publish,
-    Stage.PULL: _pull,
-    Stage.DELETE: _delete,
-}
+            return delete.run(_parsed(DeleteTask, task), progress)
+    raise ValueError(stage)
 
 
 def _parsed(kind: type[Task], text: str) -> Task:

@@ -21,6 +21,8 @@ COMPANION_NAMES = ("LICENCE", "LICENSE", "NOTICE", "README")
 CONFIG_LIMIT_BYTES = 4 << 20
 INDEX_LIMIT_BYTES = 64 << 20
 HEADER_LIMIT_BYTES = 25_000_000
+HEADER_GUESS_BYTES = 64 << 10
+"""Read at first: most headers are smaller."""
 PATH_LIMIT = 512
 FILES_LIMIT = 10_000
 READERS = 8
@@ -184,15 +186,18 @@ def _check_weights(source: Source, file: SourceFile, promised: set[str]) -> None
     """A safetensors file whose header fits its size and holds what the index promises."""
     if file.size < 8:
         raise _broken(source, file, "is too small")
-    start = source.read(file, 0, min(file.size, len(LFS_POINTER)))
-    if start == LFS_POINTER:
+    start = source.read(file, 0, min(file.size, HEADER_GUESS_BYTES))
+    if start.startswith(LFS_POINTER):
         raise _broken(source, file, "is a git-LFS pointer: fetch the file itself by `git lfs pull`")
     length = int.from_bytes(start[:8], "little")
     if length > HEADER_LIMIT_BYTES:
         raise _broken(source, file, f"claims a header of {length} bytes")
     if 8 + length > file.size:
         raise _broken(source, file, "ends within its header")
-    tensors = _tensors(source.read(file, 8, 8 + length))
+    header = start[8 : 8 + length]
+    if len(header) < length:
+        header += source.read(file, len(start), 8 + length)
+    tensors = _tensors(header)
     if tensors is None:
         raise _broken(source, file, "has no readable header")
     end = max((stop for _, stop in tensors.values()), default=0)

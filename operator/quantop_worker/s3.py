@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -360,10 +360,13 @@ class Connection:
 def _client(
     connection: Connection, access_key: str | None, secret_key: str | None, token: str | None
 ) -> "S3Client":
-    """Made once for each server: reading the SDK's model of S3 takes longer than most requests."""
-    session = boto3.session.Session(access_key, secret_key, token)
-    return session.client(
+    """Made once for each server: reading the SDK's model of S3 takes longer than most requests.
+    boto3's own sessions would load its transfer manager, which is not used."""
+    client = botocore.session.get_session().create_client(
         "s3",
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        aws_session_token=token,
         endpoint_url=connection.endpoint,
         region_name=connection.region,
         verify=_file_of(connection.ca_bundle) if connection.ca_bundle else None,
@@ -384,6 +387,7 @@ def _client(
             },
         ),
     )
+    return cast("S3Client", client)
 
 
 def store_connection(store: StoreRef) -> Connection:

@@ -14,11 +14,13 @@ from quantop_worker.digests import CHUNK_BYTES, FileRecord
 from quantop_worker.errors import TryAgainError
 from quantop_worker.s3 import SERVER_ERROR, Bucket, Part, UploadGoneError, checksum
 
+RANGE_BYTES = 64 << 20
+"""Of a download, which streams: few requests cost less than many."""
 PART_BYTES = 16 << 20
-"""S3 wants parts of at least 5 MiB, and at most ``MAX_PARTS`` of them."""
+"""Of an upload, which is held in memory. S3 wants at least 5 MiB, and at most ``MAX_PARTS``."""
 MAX_PARTS = 10_000
 WORKERS = 8
-"""Requests at once; each holds at most one part in memory."""
+"""Requests at once."""
 HASHERS = 3
 """Files that are hashed at once while they arrive."""
 FILES = 4
@@ -69,7 +71,7 @@ def download(
             os.truncate(draft, item.size)
             parts = [
                 readers.submit(_read_range, item, draft, start, stop, on_bytes)
-                for start, stop in _ranges(item.size, PART_BYTES)
+                for start, stop in _ranges(item.size, RANGE_BYTES)
             ]
             ranges += parts
             finished.append(hashers.submit(_finish_file, item, draft, parts, on_file))
@@ -117,7 +119,7 @@ def _finish_file(
     """Hash a file behind its ranges, from the page cache."""
     hasher = hashlib.sha256()
     with draft.open("rb", buffering=0) as file:
-        for (start, stop), part in zip(_ranges(item.size, PART_BYTES), parts, strict=True):
+        for (start, stop), part in zip(_ranges(item.size, RANGE_BYTES), parts, strict=True):
             part.result()
             for position in range(start, stop, CHUNK_BYTES):
                 hasher.update(os.pread(file.fileno(), min(CHUNK_BYTES, stop - position), position))

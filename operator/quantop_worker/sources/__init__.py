@@ -4,7 +4,6 @@ from quantop.contract import ConversionTask
 
 from quantop_worker.errors import RefusedError
 from quantop_worker.sources.base import FIELD, Source, SourceFile
-from quantop_worker.sources.hub import HubSource
 from quantop_worker.sources.pvc import PvcSource
 from quantop_worker.sources.s3 import S3Source
 
@@ -17,6 +16,9 @@ def open_source(task: ConversionTask) -> Source:
     scheme, _, rest = task.source.uri.partition("://")
     match scheme:
         case "hf":
+            # Only here: the hub's client takes longer to load than most of what resolve does.
+            from quantop_worker.sources.hub import HubSource
+
             return HubSource(task.source, rest, pinned=task.source_identity)
         case "s3":
             return S3Source(task.source.uri, rest, task.store)

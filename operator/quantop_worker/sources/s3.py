@@ -62,8 +62,7 @@ class S3Source:
 
     def identity(self, files: Sequence[SourceFile]) -> str:
         """Over server, bucket, keys, sizes, ETags and versions."""
-        with ThreadPoolExecutor(HEADS) as pool:
-            versions = list(pool.map(self._version, files))
+        versions = self._versions(files)
         listing = sorted(
             [self._prefix + file.path, file.size, file.version, version]
             for file, version in zip(files, versions, strict=True)
@@ -93,6 +92,13 @@ class S3Source:
             on_file,
             on_bytes,
         )
+
+    def _versions(self, files: Sequence[SourceFile]) -> list[str]:
+        """Asked of one file first: most buckets keep no versions, and a listing shows none."""
+        if not self._version(files[0]):
+            return [""] * len(files)
+        with ThreadPoolExecutor(HEADS) as pool:
+            return list(pool.map(self._version, files))
 
     def _version(self, file: SourceFile) -> str:
         found = self._bucket.head(self._prefix + file.path)
