@@ -93,10 +93,10 @@ def _states(model: Object) -> list[str]:
 def _activity(model: Object) -> str:
     """What is being done about an object now, or what keeps it from going on."""
     found = conditions(model)
-    for kind in ("Stalled", "Reconciling", "Ready"):
-        if found.get(kind, {}).get("status") == "True":
-            return f"{found[kind]['reason']}: {found[kind]['message']}"
-    return str(found.get("Ready", {}).get("message", ""))
+    if found.get("Stalled", {}).get("status") == "True":
+        return f"{found['Stalled']['reason']}: {found['Stalled']['message']}"
+    telling = "Reconciling" if found.get("Reconciling", {}).get("status") == "True" else "Ready"
+    return str(found.get(telling, {}).get("message", ""))
 
 
 def apply_manifests(kubectl: Kubectl, folder: Path, store: Store) -> list[str]:
@@ -165,7 +165,7 @@ def result_table(models: Iterable[tuple[Object, str | None, str]], prompt: str) 
         artifact = model["status"]["artifact"]
         quality = model["status"].get("quality", {})
         table.add_row(
-            key(model),
+            model["metadata"]["name"],
             artifact["format"],
             artifact["precision"],
             f"{artifact['sizeBytes'] / 1e6:.2f} MB",

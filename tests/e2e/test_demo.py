@@ -66,7 +66,7 @@ def test_without_a_terminal_only_changes_are_said() -> None:
     following.poll()
     (line,) = following.news()
     assert "Ready=False" in line
-    assert "BecauseReconciling: Reconciling it is." in line
+    assert "Reconciling it is." in line
     following.poll()
     assert list(following.news()) == []
 
