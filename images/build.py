@@ -223,9 +223,9 @@ class Builder:
         return self.local(name)
 
     def _ensure_image(self, image: Image) -> Record:
-        parents = {
-            argument: self.ensure(parent).image_id for argument, parent in image.parents.items()
-        }
+        # uv leaves nothing of its own in an image: another uv is no reason for another digest.
+        identities = {parent: self.ensure(parent).image_id for parent in image.parents.values()}
+        identities.pop("uv", None)
         context = self._stage(image)
         dockerfile = (context / "Dockerfile").read_text()
         arguments = {argument: self.reference(parent) for argument, parent in image.parents.items()}
@@ -245,7 +245,7 @@ class Builder:
             {
                 "files": tree_digest(context),
                 "arguments": arguments,
-                "parents": parents,
+                "parents": identities,
                 "wheels": listing(Path(wheels)) if image.wheels and wheels else [],
             }
         )

@@ -98,6 +98,11 @@ def architecture(config: Mapping[str, Any]) -> str:
     return str((config.get("architectures") or ["(none)"])[0])
 
 
+def first_sentence(error: Exception) -> str:
+    """What a library's error says before it goes on to advise, or its type when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+
+
 def check(folder: Path) -> None:
     """Refuse what is no checkpoint, what would run code of its own, and what is quantized already.
 
@@ -128,6 +133,21 @@ def check(folder: Path) -> None:
         )
 
 
+def check_length(folder: Path, field: str, length: int) -> None:
+    """Refuse sequences longer than the model was made for.
+
+    Raises:
+        RefusedError: `length`, which `field` of the spec asks for, exceeds the model's context.
+    """
+    context = read_json(folder / "config.json").get("max_position_embeddings")
+    if isinstance(context, int) and length > context:
+        raise RefusedError(
+            "SequenceTooLong",
+            f"{field} is {length}, but the source's model holds {context} tokens: set it to "
+            f"{context} or less",
+        )
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files as they are."""
     for name in TOKENIZER_FILES:
@@ -146,13 +166,13 @@ def load_tokenizer(folder: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise RefusedError(
-            "UnsupportedTokenizer", f"transformers cannot read the source's tokenizer: {error}"
+            "UnsupportedTokenizer",
+            f"transformers cannot read the source's tokenizer: {first_sentence(error)}",
         ) from None
 
 
 def token_ids(folder: Path, text: str) -> list[int]:
-    """The beginning-of-text token, where the checkpoint has one, and the text's tokens without "
-    "special ones."""
+    """The beginning-of-text token, if the checkpoint has one, and the text's ordinary tokens."""
     tokenizer = load_tokenizer(folder)
     first = tokenizer.bos_token_id
     if first is None:

@@ -93,8 +93,6 @@ class Coverage:
             raise RefusedError(
                 "BitsPerWeightOutOfBand",
                 f"spec.quantization.precision {precision} promises {low or 0} to {high or 'any'} "
-                "bits "
-                f"per weight, but the artifact's layers hold {found:.2f}; their shapes may not "
-                "suit it: "
-                "choose another precision",
+                f"bits per weight, but the artifact's layers hold {found:.2f}; their shapes may "
+                "not suit it: choose another precision",
             )

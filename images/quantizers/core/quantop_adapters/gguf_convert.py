@@ -54,8 +54,7 @@ def vocabulary(source: Path) -> set[str]:
 
 
 def display_name(model_name: str, source: Path) -> str:
-    """The name to write into the file: the object's, but for what llama.cpp reads a meaning "
-    "into."""
+    """The name to write into the file: the object's, unless it means something to llama.cpp."""
     if PHI3_NAMES.search(model_name) and not vocabulary(source) >= PHI3_TOKENS:
         return PHI3_NAMES.sub(r"\1", model_name)
     return model_name
@@ -80,8 +79,8 @@ def convert(source: Path, target: Path, model_name: str) -> bool:
         raise RefusedError(
             "UnsupportedArchitecture",
             f"the source's config.json says {checkpoint.architecture(config)}, which llama.cpp "
-            "cannot convert "
-            f"({error}); choose format CompressedTensors or ONNX, or another model",
+            f"cannot convert ({checkpoint.first_sentence(error)}); choose format "
+            "CompressedTensors or ONNX, or another model",
         ) from None
 
     def set_vocab(self: Any) -> None:
@@ -127,10 +126,9 @@ def convert(source: Path, target: Path, model_name: str) -> bool:
             raise RefusedError(
                 "UnsupportedTokenizer",
                 "llama.cpp cannot take over the source's tokenizer "
-                f"({str(error) or type(error).__name__}); it knows "
-                "SentencePiece models, plain byte-level BPE and those of well-known models: "
-                "choose format "
-                "CompressedTensors or ONNX",
+                f"({checkpoint.first_sentence(error)}); it knows SentencePiece models, plain "
+                "byte-level BPE and those of well-known models: choose format CompressedTensors "
+                "or ONNX",
             ) from None
         converter.set_vocab = lambda: None
         converter.write()

@@ -185,8 +185,8 @@ class LlamaCpp:
             raise RefusedError(
                 "CalibrationTextTooShort",
                 f"the calibration text has {tokens} tokens and llama.cpp needs two windows of "
-                f"{length}; give a longer "
-                "text at spec.quantization.calibration or a shorter sequenceLength",
+                f"{length}; give a longer text at spec.quantization.calibration or a shorter "
+                "sequenceLength",
             )
         matrix = task.scratch / "importance.gguf"
         chunks = min(samples, tokens // length)

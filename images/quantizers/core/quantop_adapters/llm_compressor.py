@@ -13,7 +13,7 @@ from quantop_adapters import checkpoint, perplexity, stage
 from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.refusal import RefusedError
 
-# The first method is the precision's default. A method named with a star needs no calibration.
+# The first method is the precision's default.
 GPTQ, ROUND_TO_NEAREST, SMOOTHQUANT_GPTQ = "GPTQ", "RTN", "SmoothQuantGPTQ"
 METHODS: Mapping[str, tuple[str, ...]] = {
     "W4A16": (GPTQ, ROUND_TO_NEAREST),
@@ -51,8 +51,8 @@ class LlmCompressor:
             raise RefusedError(
                 "UnsupportedArchitecture",
                 f"the source's config.json says {checkpoint.architecture(config)}, which "
-                "transformers cannot load as a "
-                f"causal language model ({error})",
+                "transformers cannot load as a causal language model "
+                f"({checkpoint.first_sentence(error)})",
             ) from None
         arguments: dict[str, Any] = {}
         if task.calibration and method != ROUND_TO_NEAREST:
@@ -64,6 +64,7 @@ class LlmCompressor:
                 "max_seq_length": task.calibration.sequence_length,
             }
         progress(f"quantizing to {task.precision} by {method}", 20)
+        report_layers(model, progress)
         llmcompressor.oneshot(model=model, recipe=modifiers(task.precision, method), **arguments)
         progress("saving", 90)
         model.save_pretrained(target, save_compressed=True)
@@ -77,8 +78,7 @@ class LlmCompressor:
                 raise RefusedError(
                     "UnsupportedShape",
                     f"precision {task.precision} groups {group} columns, and the source's "
-                    f"{tensor.name} has "
-                    f"{tensor.shape[1]}: choose precision W8A8",
+                    f"{tensor.name} has {tensor.shape[1]}: choose precision W8A8",
                 )
 
     def coverage(self, artifact: Path) -> Coverage:
@@ -132,8 +132,7 @@ def choose_method(task: stage.Task) -> str:
         raise RefusedError(
             "CalibrationRequired",
             f"method {method} needs a text: set spec.quantization.calibration, or "
-            "spec.quantization.method "
-            f"{ROUND_TO_NEAREST}, which needs none",
+            f"spec.quantization.method {ROUND_TO_NEAREST}, which needs none",
         )
     if method == ROUND_TO_NEAREST and task.calibration:
         raise RefusedError(
@@ -142,6 +141,22 @@ def choose_method(task: stage.Task) -> str:
             f"spec.quantization.calibration, or choose {GPTQ}",
         )
     return method
+
+
+def report_layers(model: Any, progress: stage.Progress) -> None:
+    """Report every tenth of the layers that GPTQ says in its log to be quantizing."""
+    loguru: Any = importlib.import_module("loguru")
+    torch: Any = importlib.import_module("torch")
+    total = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    done = 0
+
+    def on_log(message: str) -> None:
+        nonlocal done
+        before, done = 10 * done // total, done + 1
+        if 10 * done // total > before:
+            progress(f"quantized {done} of {total} layers", 20 + 70 * done // total)
+
+    loguru.logger.add(on_log, filter=lambda record: record["message"].startswith("Quantizing "))
 
 
 def modifiers(precision: str, method: str) -> list[Any]:
@@ -172,8 +187,7 @@ def calibration_rows(task: stage.Task) -> list[dict[str, list[int]]]:
         raise RefusedError(
             "CalibrationTextTooShort",
             f"the calibration text has {len(ids)} tokens, less than one sequence of {length}; "
-            "give a longer text at "
-            "spec.quantization.calibration or a shorter sequenceLength",
+            "give a longer text at spec.quantization.calibration or a shorter sequenceLength",
         )
     chosen = rows[: task.calibration.samples]
     return [{"input_ids": row, "attention_mask": [1] * length} for row in chosen]

@@ -18,6 +18,8 @@ from quantop_adapters.refusal import RefusedError
 ARTIFACT = "model.onnx"
 BATCH = 256
 """Tokens run at once; as all logits are kept, this bounds memory for large vocabularies."""
+# What the builder, and transformers below it, say of an architecture they do not know.
+UNKNOWN_ARCHITECTURE = ("is not currently supported", "does not recognize this architecture")
 # Tables of the rotary embedding that the builder computes: no weights of the model.
 TABLES = ("cos_cache", "sin_cache")
 
@@ -62,14 +64,14 @@ class OnnxruntimeGenai:
         try:
             stage.run_tool(command)
         except stage.ToolError as error:
-            if "is not currently supported" not in str(error):
+            if not any(sentence in str(error) for sentence in UNKNOWN_ARCHITECTURE):
                 raise
             config = checkpoint.read_json(task.source / "config.json")
             raise RefusedError(
                 "UnsupportedArchitecture",
                 f"the source's config.json says {checkpoint.architecture(config)}, which "
-                "onnxruntime-genai cannot "
-                "build; choose format CompressedTensors or GGUF, or another model",
+                "onnxruntime-genai cannot build; choose format CompressedTensors or GGUF, or "
+                "another model",
             ) from None
         if not (target / ARTIFACT).is_file():
             raise stage.ToolError(f"the builder ended without an error, but wrote no {ARTIFACT}")
@@ -77,8 +79,7 @@ class OnnxruntimeGenai:
         session(target, task.threads)
 
     def coverage(self, artifact: Path) -> Coverage:
-        """Count the graph's initializers; a quantized layer's node names those that belong to "
-        "it."""
+        """Count the graph's initializers; a quantized layer's node names those it consists of."""
         onnx: Any = importlib.import_module("onnx")
         graph = onnx.load(artifact / ARTIFACT, load_external_data=False).graph
         unclaimed = {tensor.name: tensor for tensor in graph.initializer}

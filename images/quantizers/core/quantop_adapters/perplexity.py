@@ -57,8 +57,7 @@ def windows(tokens: Sequence[int], length: int) -> list[Sequence[int]]:
         raise RefusedError(
             "EvaluationTextTooShort",
             f"the evaluation text has {len(tokens)} tokens, less than one window of {length}; "
-            "give a longer text at "
-            "spec.quality.evaluation or a shorter sequenceLength",
+            "give a longer text at spec.quality.evaluation or a shorter sequenceLength",
         )
     return whole
 

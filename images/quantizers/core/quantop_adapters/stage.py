@@ -71,8 +71,7 @@ class Task:
 
     @property
     def scratch(self) -> Path:
-        """A folder beside the artifact for files on the way to it; it is gone when the stage "
-        "ends well."""
+        """A folder beside the artifact for files on the way to it; gone when the stage is done."""
         return self.artifact.with_name(self.artifact.name + ".scratch")
 
     @property
@@ -173,8 +172,7 @@ def termination_text(document: Mapping[str, object], limit: int = TERMINATION_ME
 
 
 def terminate_with(document: Mapping[str, object]) -> None:
-    """Leave the termination message where the kubelet reads it, and on stderr for whoever reads "
-    "the log."""
+    """Leave the termination message where the kubelet reads it, and on stderr for the log."""
     text = termination_text(document)
     print(text, file=sys.stderr, flush=True)
     path = os.environ.get("TERMINATION_MESSAGE_PATH") or "/dev/termination-log"
@@ -224,6 +222,12 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
             f"{', '.join(toolchain.precisions)}",
         )
     checkpoint.check(task.source)
+    if task.calibration:
+        checkpoint.check_length(
+            task.source,
+            "spec.quantization.calibration.sequenceLength",
+            task.calibration.sequence_length,
+        )
     target = task.artifact.with_name(task.artifact.name + ".partial")
     for leftover in (task.artifact, task.scratch, target):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -266,8 +270,9 @@ def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
         "evaluationSkipped": task.evaluation is None,
     }
     if task.evaluation:
-        text = perplexity.read_text(task.evaluation.file)
         length = task.evaluation.sequence_length
+        checkpoint.check_length(task.source, "spec.quality.evaluation.sequenceLength", length)
+        text = perplexity.read_text(task.evaluation.file)
         tokens = checkpoint.token_ids(task.source, text)[: task.evaluation.max_tokens]
         windows = perplexity.windows(tokens, length)
         quality["tokens"] = len(windows) * (length - 1)
