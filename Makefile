@@ -71,20 +71,22 @@ test: $(SYNCED) ## Unit tests, and tests against a real kube-apiserver and etcd
 
 .PHONY: images
 images: $(SYNCED) ## Build the images; with PUSH=1 push them to REGISTRY, too
-	@$(STEP) images python -m images.build $(if $(PUSH),--registry $(REGISTRY) --push \
+	@$(STEP) images$(if $(PUSH),.push) python -m images.build $(if $(PUSH),--registry $(REGISTRY) --push \
 		$(if $(INSIDE),--push-prefix $(INSIDE)))
 
-.PHONY: up
-up: prerequisites
+.PHONY: programs
+programs: ## Build the local cluster's programs
 	@$(STEP) cluster.programs $(PROGRAMS)
-	@$(STEP) cluster.up python3 -m e2e.cluster up --nodes $(NODES)
 
 .PHONY: cluster
 ifeq ($(CLUSTER),current)
 cluster: $(SYNCED)
 	@python -m e2e.needs
 else
-cluster: $(SYNCED) up ## Bring the local cluster up with the operator in it, and leave it running
+cluster: $(SYNCED) prerequisites ## Bring the local cluster up with the operator in it, to stay
+	@# Side by side: the one waits for the network while the other computes.
+	@$(MAKE) --no-print-directory -j2 programs images
+	@$(STEP) cluster.up python3 -m e2e.cluster up --nodes $(NODES)
 	@$(MAKE) --no-print-directory images PUSH=1
 endif
 	@$(STEP) operator $(INSIDE) python -m e2e.install $(INSTALL_OPTIONS)
