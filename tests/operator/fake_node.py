@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubernetes import client
-from quantop.builders.meta import COMPONENT_LABEL, MODEL_LABEL, SERVER
+from quantop.builders.meta import COMPONENT_LABEL, MODEL_LABEL, PRECISION_LABEL, SERVER
 from quantop.contract import (
     TASK_VARIABLE,
     ArtifactSummary,
@@ -62,7 +62,8 @@ def refuses(stage: str, reason: str, message: str) -> Ends:
 
 @dataclass
 class FakeNode:
-    """Plays every pod of quantop. ``behaviours`` overrides what a stage of a model does."""
+    """Plays every pod of quantop. ``behaviours`` overrides what a stage of a model does, keyed by
+    (model, stage), or (model, "pull PRECISION") for the serving pods of one revision."""
 
     api: client.CoreV1Api
     published: dict[str, ArtifactSummary] = field(default_factory=dict)
@@ -113,7 +114,10 @@ class FakeNode:
         )
 
     def _serve(self, pod: Pod, model: str) -> None:
-        behaviour = self.behaviours.get((model, Stage.PULL))
+        precision = pod["metadata"]["labels"][PRECISION_LABEL]
+        behaviour = self.behaviours.get((model, Stage.PULL)) or self.behaviours.get(
+            (model, f"{Stage.PULL} {precision}")
+        )
         ready = behaviour is None
         status: dict[str, Any] = {
             "phase": "Running" if ready else "Pending",

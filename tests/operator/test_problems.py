@@ -8,7 +8,7 @@ from kubernetes import client
 
 from tests.operator import objects
 from tests.operator.conftest import Cluster, Operator
-from tests.operator.fake_node import Ends, Waits, refuses
+from tests.operator.fake_node import Ends, Runs, Waits, refuses
 
 BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "unknown store": (
@@ -249,6 +249,56 @@ def test_a_bad_recipe_leaves_the_old_revision_serving(
     assert cluster.model(namespace, "tiny")["status"]["endpoint"]
     cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q4_K_M"}})
     cluster.wait_for(namespace, "tiny", "Ready")
+
+
+def test_an_object_with_a_bad_recipe_is_still_scaled(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.apply(objects.model(namespace))
+    cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
+    cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q9"}})
+    cluster.wait_for(namespace, "tiny", "Stalled", "True", "PrecisionNotSupported")
+    cluster.patch(namespace, "tiny", {"serving": {"replicas": 2}})
+    cluster.wait(
+        "two pods", lambda: cluster.model(namespace, "tiny")["status"]["readyReplicas"] == 2
+    )
+
+
+def test_a_revision_that_never_becomes_ready_is_rolled_back(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.apply(objects.runtime("impatient", progressDeadlineSeconds=30))
+    cluster.apply(objects.model(namespace, serving={"runtimeName": "impatient"}))
+    cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
+    cluster.node.behaviours["tiny", "pull Q8_0"] = Runs()
+    cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q8_0"}})
+    stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "RolloutFailed", seconds=120)
+    assert "did not become Ready in time" in stalled["message"]
+
+    def precisions() -> set[str]:
+        selector = "app.kubernetes.io/component=server"
+        pods = cluster.core.list_namespaced_pod(namespace, label_selector=selector).items
+        return {p.metadata.labels["quantop.dev/precision"] for p in pods}
+
+    cluster.wait("only pods of the old revision", lambda: precisions() == {"Q4_K_M"})
+    serving = cluster.wait_for(namespace, "tiny", "Serving", "True")
+    assert "earlier revision goes on serving: Q4_K_M" in serving["message"]
+    time.sleep(1)
+    mark = cluster.plane.audit.mark()
+    time.sleep(3)
+    assert cluster.writes(mark) == []
+    # The cause is mended, and somebody asks for the same again.
+    del cluster.node.behaviours["tiny", "pull Q8_0"]
+    cluster.custom.patch_namespaced_custom_object(
+        "quantop.dev",
+        "v1alpha1",
+        namespace,
+        "quantizedmodels",
+        "tiny",
+        {"metadata": {"annotations": {"quantop.dev/requestedAt": "again"}}},
+    )
+    cluster.wait_for(namespace, "tiny", "Ready")
+    cluster.wait("only pods of the new revision", lambda: precisions() == {"Q8_0"})
 
 
 def test_one_bad_object_delays_no_other(

@@ -310,6 +310,8 @@ class QuantizedModelStatus(ApiModel):
     """Pods that exist for the Deployment."""
     ready_replicas: Count = 0
     """Pods that answer."""
+    rejected_revision: Annotated[str, Field(max_length=64)] | None = None
+    """Hash of the wanted pod template that never became Ready and was rolled back."""
     selector: Annotated[str, Field(max_length=512)] = ""
     """Label selector of the pods, for the scale subresource."""
     published_keys: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = (

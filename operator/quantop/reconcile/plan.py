@@ -110,6 +110,7 @@ def _status(
         replicas=rolled.replicas,
         ready_replicas=rolled.ready_replicas,
         selector=",".join(f"{key}={value}" for key, value in sorted(selected.items())),
+        rejected_revision=rolled.rejected_revision,
         published_keys=keys,
     )
 

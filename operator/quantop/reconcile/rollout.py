@@ -1,19 +1,27 @@
-"""The way from a published artifact to pods that answer."""
+"""The way from a published artifact to pods that answer, and back when they never do.
 
-from dataclasses import dataclass, field
+A revision that does not become Ready in its time is rolled back: the pod template that served
+before is kept in an annotation of the Deployment from the moment it is replaced.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
 
 from quantop.api.modelstore import ModelStoreSpec
 from quantop.api.quantizedmodel import Artifact, Endpoint, Serving
 from quantop.builders import meta, serving
 from quantop.builders.meta import Manifest
 from quantop.conditions import State
-from quantop.contract import PullTask
-from quantop.reasons import Reason
+from quantop.contract import PullTask, digest
+from quantop.reasons import ConditionType, Reason
 from quantop.reconcile import pods
 from quantop.reconcile.artifact import store_ref
 from quantop.reconcile.choices import ChosenRuntime
-from quantop.reconcile.drift import needs_apply, with_hash
+from quantop.reconcile.drift import contains, needs_apply, with_hash
 from quantop.reconcile.snapshot import Problem, Snapshot
+
+LAST_GOOD_ANNOTATION = "quantop.dev/last-good-template"
+"""On a Deployment: the pod template, as JSON, that served before the current one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class RolloutStep:
     endpoint: Endpoint | None = None
     replicas: int = 0
     ready_replicas: int = 0
+    rejected_revision: str | None = None
+    """Hash of the wanted pod template that never became Ready."""
     apply: list[Manifest] = field(default_factory=list)
     delete: list[Manifest] = field(default_factory=list)
 
@@ -55,14 +65,19 @@ def next_step(
         service_account=store.service_account_name,
         reader_secret=store.credentials.reader_secret_name if store.credentials else None,
     )
+    deployment = serving.deployment(
+        model, wanted, replicas, artifact, runtime.name, runtime.spec, task, access
+    )
+    revision = _revision(model, deployment)
+    rejected = snapshot.status.rejected_revision == revision
+    live = snapshot.deployment
+    if rejected and live and (good := _annotations(live).get(LAST_GOOD_ANNOTATION)):
+        return _rolled_back(snapshot, live, json.loads(good), revision)
+    if kept := _last_good(live, deployment):
+        deployment["metadata"]["annotations"][LAST_GOOD_ANNOTATION] = kept
     desired = [
         (serving.service(model), snapshot.service),
-        (
-            serving.deployment(
-                model, wanted, replicas, artifact, runtime.name, runtime.spec, task, access
-            ),
-            snapshot.deployment,
-        ),
+        (deployment, live),
         (serving.disruption_budget(model), snapshot.disruption_budget),
     ]
     delete = []
@@ -72,17 +87,75 @@ def next_step(
         delete.append(snapshot.autoscaler)
     apply = [m for m, live in ((with_hash(m), live) for m, live in desired) if needs_apply(m, live)]
     changed = any(m["kind"] == "Deployment" for m in apply)
-    return _judge(snapshot, artifact, runtime, replicas, changed, apply, delete)
+    step = _judge(snapshot, artifact, runtime, replicas, changed, apply, delete)
+    failed = step.problem is not None and step.problem.reason == Reason.ROLLOUT_FAILED
+    still = failed or (rejected and not step.settled)
+    return replace(step, rejected_revision=revision if still else None)
 
 
-def as_it_is(snapshot: Snapshot) -> RolloutStep:
-    """What serves while the spec cannot be fulfilled: left alone, and told."""
-    deployment = snapshot.deployment
-    if deployment is None:
-        return RolloutStep(State(False, Reason.PENDING, "Nothing is served yet."), settled=True)
-    status = deployment.get("status", {})
+def _revision(model: Manifest, deployment: Manifest) -> str:
+    """Names a wanted pod template; a person may ask for the same one again."""
+    again = model["metadata"].get("annotations", {}).get(meta.REQUESTED_AT_ANNOTATION)
+    return digest({"template": deployment["spec"]["template"], "requestedAt": again})[:16]
+
+
+def _last_good(live: Manifest | None, wanted: Manifest) -> str | None:
+    """What to go back to while ``wanted`` rolls out: the live template if it served, or what
+    was good before it."""
+    if live is None:
+        return None
+    template = live["spec"]["template"]
+    if contains(template, wanted["spec"]["template"]) or not _is_rolled_out(live):
+        return _annotations(live).get(LAST_GOOD_ANNOTATION)
+    return json.dumps(template, sort_keys=True)
+
+
+def _is_rolled_out(live: Manifest) -> bool:
+    status = live.get("status", {})
+    return bool(
+        status.get("observedGeneration", -1) >= live["metadata"].get("generation", 0)
+        and status.get("availableReplicas", 0) >= 1
+        and status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    )
+
+
+def _rolled_back(
+    snapshot: Snapshot, live: Manifest, template: Manifest, revision: str
+) -> RolloutStep:
+    """The earlier template in place of one that never became Ready, until the spec changes."""
+    said = {c.type: c for c in snapshot.status.conditions}.get(ConditionType.STALLED)
+    message = "the new revision did not become Ready in time."
+    if said is not None and said.reason == Reason.ROLLOUT_FAILED:
+        message = said.message
+    step = _leave(snapshot, live, template)
+    return replace(
+        step,
+        problem=Problem(Reason.ROLLOUT_FAILED, message),
+        rejected_revision=revision,
+    )
+
+
+def _leave(snapshot: Snapshot, live: Manifest, template: Manifest) -> RolloutStep:
+    """What serves now: the Deployment with this pod template, and still scaled."""
+    status = live.get("status", {})
     available = int(status.get("availableReplicas", 0))
-    annotations = deployment["spec"]["template"]["metadata"].get("annotations", {})
+    wanted = snapshot.spec.serving
+    replicas = effective_replicas(wanted) if wanted else int(live["spec"].get("replicas", 1))
+    metadata = live["metadata"]
+    kept = {
+        "apiVersion": live["apiVersion"],
+        "kind": live["kind"],
+        "metadata": {
+            **{k: metadata[k] for k in ("name", "namespace", "labels", "ownerReferences")},
+            "annotations": {
+                k: v
+                for k, v in _annotations(live).items()
+                if k.startswith("quantop.dev/") and k != meta.HASH_ANNOTATION
+            },
+        },
+        "spec": {**live["spec"], "replicas": replicas, "template": template},
+    }
+    annotations = template["metadata"].get("annotations", {})
     what = (
         f"{annotations.get('quantop.dev/precision')} by {annotations.get('quantop.dev/runtime')}, "
         f"artifact {meta.short_key(annotations.get(meta.KEY_ANNOTATION, ''))}"
@@ -98,7 +171,22 @@ def as_it_is(snapshot: Snapshot) -> RolloutStep:
         endpoint=snapshot.status.endpoint,
         replicas=int(status.get("replicas", 0)),
         ready_replicas=int(status.get("readyReplicas", 0)),
+        rejected_revision=snapshot.status.rejected_revision,
+        apply=[] if contains(live, kept) else [with_hash(kept)],
     )
+
+
+def _annotations(live: Manifest) -> dict[str, str]:
+    found: dict[str, str] = live["metadata"].get("annotations", {})
+    return found
+
+
+def as_it_is(snapshot: Snapshot) -> RolloutStep:
+    """What serves while the spec cannot be fulfilled: left alone, and told."""
+    live = snapshot.deployment
+    if live is None:
+        return RolloutStep(State(False, Reason.PENDING, "Nothing is served yet."), settled=True)
+    return _leave(snapshot, live, live["spec"]["template"])
 
 
 def effective_replicas(wanted: Serving) -> int:
@@ -168,8 +256,8 @@ def _judge(
         ),
         total,
         int(status.get("readyReplicas", 0)),
-        apply,
-        delete,
+        apply=apply,
+        delete=delete,
     )
 
 
@@ -184,7 +272,8 @@ def _deadline(status: Manifest, servers: list[Manifest]) -> Problem | None:
                 Reason.ROLLOUT_FAILED,
                 "the new revision did not become Ready in time"
                 + (f": {last.message}" if last else f": {condition.get('message', '')}")
-                + " The earlier one goes on serving.",
+                + " The earlier revision, if there is one, goes on serving. Change the spec, or "
+                f"set the annotation {meta.REQUESTED_AT_ANNOTATION} anew to try the same again.",
             )
     return None
 
