@@ -14,10 +14,10 @@ from quantop.contract import (
     digest,
 )
 
-from quantop_worker.digests import CHUNK_BYTES, FileRecord
+from quantop_worker.digests import FileRecord, ignore
 from quantop_worker.errors import RefusedError
 from quantop_worker.manifest import CalibrationRecord, EvaluationRecord, TextRecord
-from quantop_worker.s3 import Bucket, Place, PreconditionFailedError, store_connection
+from quantop_worker.s3 import CHUNK_BYTES, Bucket, Place, PreconditionFailedError, store_connection
 from quantop_worker.sources.pvc import claim_path
 from quantop_worker.transfer import Download, download
 
@@ -189,7 +189,7 @@ def _open(
 def _fetch(uri: str, text: Text, target: Path, purpose: Purpose) -> TextRecord:
     records: list[FileRecord] = []
     name = target.name
-    download([Download(name, text.size, text.stream, target)], records.append, lambda count: None)
+    download([Download(name, text.size, text.stream, target)], records.append, ignore)
     if not _is_utf8(target):
         raise RefusedError(
             "InvalidSource", f"{purpose.field} is {uri}, which is no UTF-8 text: convert it."

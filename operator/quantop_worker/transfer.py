@@ -1,6 +1,5 @@
 """Many files to and from a bucket: in parallel parts, hashed on the way, continued after a kill."""
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from quantop_worker.digests import CHUNK_BYTES, FileRecord
+from quantop_worker.digests import FileRecord, Hasher
 from quantop_worker.errors import TryAgainError
 from quantop_worker.s3 import SERVER_ERROR, Bucket, Part, UploadGoneError, checksum
 
@@ -117,12 +116,11 @@ def _finish_file(
     on_file: Callable[[FileRecord], None],
 ) -> None:
     """Hash a file behind its ranges, from the page cache."""
-    hasher = hashlib.sha256()
     with draft.open("rb", buffering=0) as file:
+        hasher = Hasher(file)
         for (start, stop), part in zip(_ranges(item.size, RANGE_BYTES), parts, strict=True):
             part.result()
-            for position in range(start, stop, CHUNK_BYTES):
-                hasher.update(os.pread(file.fileno(), min(CHUNK_BYTES, stop - position), position))
+            hasher.update(start, stop)
     on_file(FileRecord(path=item.path, size=item.size, sha256=hasher.hexdigest()))
     draft.replace(item.target)
 

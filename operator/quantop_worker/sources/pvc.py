@@ -7,8 +7,9 @@ from pathlib import Path
 
 from quantop.contract import Referrer, digest
 
-from quantop_worker.digests import CHUNK_BYTES, FileRecord
+from quantop_worker.digests import FileRecord
 from quantop_worker.errors import RefusedError
+from quantop_worker.s3 import CHUNK_BYTES
 from quantop_worker.sources.base import FIELD, SourceFile, changed
 from quantop_worker.transfer import Download, download
 from quantop_worker.workspace import pvc_folder
