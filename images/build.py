@@ -119,6 +119,10 @@ class Engine:
         )
         return result.stdout.strip().splitlines()[0] if result.stdout.strip() else ""
 
+    def forget(self, image_id: str) -> None:
+        """Remove an image that was replaced, unless another one is made from it."""
+        subprocess.run([self.push[0], "rmi", image_id], capture_output=True)
+
     def size(self, reference: str) -> str:
         """The image's size as the engine prints it, e.g. `988 MB`."""
         command = [self.push[0], "images", "--format", "{{.Size}}", reference]
@@ -310,6 +314,8 @@ class Builder:
             seconds=round(seconds, 1),
         )
         self.save(name, record)
+        if known and known.image_id != record.image_id:
+            self.engine.forget(known.image_id)
         for line in output.splitlines():
             if line.startswith("torch: "):
                 print(f"{'':30} {line}", flush=True)
