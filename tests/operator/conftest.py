@@ -59,6 +59,18 @@ class Cluster:
             GROUP, VERSION, namespace, "quantizedmodels", name, {"spec": spec}
         )
 
+    def ask_again(self, namespace: str, name: str) -> None:
+        """Annotate a QuantizedModel so that what failed is tried again."""
+        annotations = {"quantop.dev/requestedAt": str(time.time())}
+        self.custom.patch_namespaced_custom_object(
+            GROUP,
+            VERSION,
+            namespace,
+            "quantizedmodels",
+            name,
+            {"metadata": {"annotations": annotations}},
+        )
+
     def delete(self, namespace: str, name: str) -> None:
         """Delete a QuantizedModel."""
         self.custom.delete_namespaced_custom_object(

@@ -166,14 +166,7 @@ def test_a_refused_recipe_can_be_asked_for_again(
     cluster.apply(objects.model(namespace))
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "AccessDenied")
     del cluster.node.behaviours["tiny", "resolve"]
-    cluster.custom.patch_namespaced_custom_object(
-        "quantop.dev",
-        "v1alpha1",
-        namespace,
-        "quantizedmodels",
-        "tiny",
-        {"metadata": {"annotations": {"quantop.dev/requestedAt": "now"}}},
-    )
+    cluster.ask_again(namespace, "tiny")
     cluster.wait_for(namespace, "tiny", "Ready")
 
 
@@ -289,14 +282,7 @@ def test_a_revision_that_never_becomes_ready_is_rolled_back(
     assert cluster.writes(mark) == []
     # The cause is mended, and somebody asks for the same again.
     del cluster.node.behaviours["tiny", "pull Q8_0"]
-    cluster.custom.patch_namespaced_custom_object(
-        "quantop.dev",
-        "v1alpha1",
-        namespace,
-        "quantizedmodels",
-        "tiny",
-        {"metadata": {"annotations": {"quantop.dev/requestedAt": "again"}}},
-    )
+    cluster.ask_again(namespace, "tiny")
     cluster.wait_for(namespace, "tiny", "Ready")
     cluster.wait("only pods of the new revision", lambda: precisions() == {"Q8_0"})
 
