@@ -53,10 +53,12 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
     """Fill ``cache`` from watches of everything that a plan reads, and ``queue`` from changes."""
     seen_jobs: set[str] = set()
 
+    # kopf runs plain functions in threads; coroutines run in the loop, which the queue belongs to.
+
     def index(
         resource: tuple[str, str, str], name: str, make: Callable[[Any], Any], **filters: Any
     ) -> None:
-        def indexer(body: kopf.Body, **_: Any) -> Any:
+        async def indexer(body: kopf.Body, **_: Any) -> Any:
             return make(body)
 
         kopf.index(*resource, id=name, registry=registry, **filters)(indexer)
@@ -64,7 +66,7 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
     def event(
         resource: tuple[str, str, str], react: Callable[[Manifest], None], **filters: Any
     ) -> None:
-        def handler(event: kopf.RawEvent, **kwargs: Any) -> None:
+        async def handler(event: kopf.RawEvent, **kwargs: Any) -> None:
             cache.attach({name: kwargs[name] for name in INDEXES})
             body: Any = event["object"]
             if event["type"] == "DELETED":
