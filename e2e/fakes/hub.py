@@ -116,6 +116,8 @@ class FakeHub:
         self.root = root
         self.requests: list[str] = []
         """Method and path of every request, in order."""
+        self.tokens: set[str | None] = set()
+        """Tokens that requests came with; None for requests without one."""
         self.failures = 0
         """How many of the next requests are answered with 503."""
         self._server = ThreadingHTTPServer((host, port), _handler(self))
@@ -199,6 +201,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def _answer(self) -> None:
             path = urlsplit(self.path).path
             hub.requests.append(f"{self.command} {path}")
+            hub.tokens.add(self._token())
             if hub.failures > 0:
                 hub.failures -= 1
                 self._send_error(HubError(HTTPStatus.SERVICE_UNAVAILABLE, "", "Down (fake hub)"))

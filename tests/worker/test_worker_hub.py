@@ -126,14 +126,12 @@ def test_the_right_token_opens_a_model(
     assert bench.fetch().source_size_bytes > 0
 
 
-def test_a_token_of_the_machine_is_never_used(
-    asked: Bench, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only what the object's Secret gives."""
-    (hub.root / "owner" / "tiny" / ".private").write_text("good-token\n")
-    monkeypatch.setenv("HF_TOKEN", "good-token")
-    with pytest.raises(RefusedError):
-        asked.resolve()
+def test_a_token_of_the_machine_is_never_used(asked: Bench, hub: FakeHub) -> None:
+    """Only what the object's Secret gives. In a process: the client reads its token once."""
+    assert asked.run("resolve", HF_TOKEN="machine-token").code == 0
+    assert hub.tokens == {None}
+    assert asked.run("resolve", HF_TOKEN="machine-token", SOURCE_HF_TOKEN="own").code == 0
+    assert hub.tokens == {None, "own"}
 
 
 def test_a_hub_that_is_down_is_tried_again(asked: Bench, hub: FakeHub) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from quantop.contract import PublishResult
-from quantop_worker import transfer
+from quantop_worker import checkpoint, transfer
 from quantop_worker.errors import RefusedError, TryAgainError
 from quantop_worker.manifest import Manifest
 from quantop_worker.s3 import Bucket
+from quantop_worker.stages import fetch
 from quantop_worker.store import Artifact, Published
 
 from tests.worker.checkpoints import READ, write_checkpoint
@@ -112,6 +113,23 @@ def test_a_source_that_changed_since_resolve_is_refused(bench: Bench) -> None:
     with pytest.raises(RefusedError, match="changed since it was resolved") as refusal:
         bench.fetch()
     assert refusal.value.reason == "SourceChanged"
+
+
+def test_a_source_that_changes_while_it_is_fetched_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench.resolved()
+
+    def look_then_replace(*arguments: Any) -> Any:
+        found = checkpoint.inspect(*arguments)
+        bench.upload(write_checkpoint(bench.folder / "other", fill=b"\x02"), "checkpoint")
+        return found
+
+    monkeypatch.setattr(fetch, "inspect", look_then_replace)
+    with pytest.raises(RefusedError, match="changed while it was read") as refusal:
+        bench.fetch()
+    assert refusal.value.reason == "SourceChanged"
+    assert not (bench.work / "source" / "model.safetensors").exists()
 
 
 def test_the_same_identity_with_other_bytes_is_an_error_not_a_hit(bench: Bench) -> None:
