@@ -11,7 +11,7 @@ from e2e.kubectl import Kubectl
 from e2e.scenarios.team import Team
 from e2e.store import Store, push_test_models
 
-BENCHMARKS = ("latency", "overhead", "memory")
+BENCHMARKS = ("latency", "overhead", "memory", "throughput")
 """Modules of this package, each with ``measure(kubectl, team) -> list[Figure]``."""
 
 

@@ -6,6 +6,9 @@ outside the cluster's pods, by turns, so that whatever else the machine does mee
 without a cluster, against any S3 server that ``AWS_ENDPOINT_URL`` and the like name:
 
     python -m e2e.benchmarks.throughput
+
+s5cmd hashes nothing that it fetches. Where hashing has a processor of its own it costs no time; on
+a machine whose processors are all busy, it costs its share of them.
 """
 
 import json
@@ -29,6 +32,7 @@ from quantop.contract import (
     SourceRef,
     StoreRef,
 )
+from quantop_worker.digests import records_of
 
 from e2e.benchmarks.figures import Figure, show
 from e2e.cluster import toolchain
@@ -73,6 +77,15 @@ def figures(store: Store) -> list[Figure]:
     return [
         _figure("publish", race.seconds["publish"], race.seconds["s5cmd up"], race.size),
         _figure("fetch", race.seconds["fetch"], race.seconds["s5cmd down"], race.size),
+        _figure(
+            "fetch, beside s5cmd and then hashing what it fetched",
+            race.seconds["fetch"],
+            [
+                sum(both)
+                for both in zip(race.seconds["s5cmd down"], race.seconds["hash"], strict=True)
+            ],
+            race.size,
+        ),
     ]
 
 
@@ -96,6 +109,8 @@ class Race:
         self._time("fetch", lambda: self.stage("fetch", task, work))
         down = self.folder / "down"
         self._time("s5cmd down", lambda: self.get(f"{PREFIX}/source/*", f"{down}/"))
+        files = {path.name: path for path in down.iterdir()}
+        self._time("hash", lambda: records_of(files))
         shutil.rmtree(down)
         (work / "source").rename(work / "artifact")
         (work / "state" / "quality.json").write_text(json.dumps(QUALITY))
@@ -213,7 +228,7 @@ def _write_shard(path: Path, tensor: str, size: int) -> None:
 def _figure(what: str, ours: list[float], theirs: list[float], size: int) -> Figure:
     mine, other = statistics.median(ours), statistics.median(theirs)
     return Figure(
-        f"{what}: throughput over s5cmd's",
+        f"throughput over s5cmd's: {what}",
         f"{other / mine:.2f}",
         "0.9",
         f"{size / mine / MIB:.0f} MiB/s, s5cmd {size / other / MIB:.0f} MiB/s, "
