@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,11 +114,31 @@ def test_a_finished_artifact_is_recognised(work: Path, run: Run) -> None:
     assert toolchain.runs == 1
 
 
-def test_another_recipe_is_not_taken_for_finished(work: Path, run: Run) -> None:
+def test_an_artifact_that_fetch_brought_is_measured_and_not_made_anew(work: Path, run: Run) -> None:
+    """The store has the artifact, but not its quality on this text: fetch writes the marker."""
+    (work / "artifact").mkdir()
+    (work / "artifact" / "model.gguf").write_text("published weights")
+    (work / "state").mkdir()
+    (work / "state" / "quantize.done").write_text('{"manifestDigest": "0"}')
     toolchain = FakeToolchain()
-    run(toolchain)
-    run(toolchain, PRECISION="F16")
-    assert toolchain.runs == 2
+    assert run(toolchain) == stage.EXIT_DONE
+    assert toolchain.runs == 0
+    assert (work / "artifact" / "model.gguf").read_text() == "published weights"
+    assert run(toolchain, "evaluate") == stage.EXIT_DONE
+    assert (work / "state" / "quality.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["quantize", "evaluate"])
+def test_nothing_is_done_when_the_store_has_everything(work: Path, run: Run, name: str) -> None:
+    """Another Job published meanwhile: fetch brought no source and no artifact."""
+    shutil.rmtree(work / "source")
+    (work / "state").mkdir()
+    (work / "state" / "published.json").write_text("{}")
+    toolchain = FakeToolchain()
+    assert run(toolchain, name) == stage.EXIT_DONE
+    assert toolchain.runs == 0
+    assert not (work / "artifact").exists()
+    assert not (work / "state" / "quality.json").exists()
 
 
 def test_what_a_killed_stage_left_is_wiped(work: Path, run: Run) -> None:

@@ -74,11 +74,6 @@ class Task:
         """A folder beside the artifact for files on the way to it; gone when the stage is done."""
         return self.artifact.with_name(self.artifact.name + ".scratch")
 
-    @property
-    def recipe(self) -> str:
-        """What a finished artifact must have been made from to count as this task's."""
-        return json.dumps([self.format, self.precision, self.method, self.calibration is not None])
-
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Task:
         """Read the contract's variables.
@@ -193,10 +188,15 @@ def write_last(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def finished(task: Task) -> bool:
-    """Whether an earlier run of this stage finished this artifact."""
-    marker = task.state / "quantize.done"
-    return marker.is_file() and marker.read_text() == task.recipe and task.artifact.is_dir()
+def is_published(task: Task) -> bool:
+    """Whether fetch found artifact and measurements in the store: there is nothing left to do."""
+    return (task.state / "published.json").is_file()
+
+
+def is_finished(task: Task) -> bool:
+    """Whether the artifact is there: by an earlier run of this stage, or fetched from the store
+    to be measured on another text. A Job has one recipe, so the marker's content says nothing."""
+    return (task.state / "quantize.done").is_file() and task.artifact.is_dir()
 
 
 def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
@@ -206,9 +206,9 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
         RefusedError: the recipe cannot be followed.
     """
     progress = Progress("quantize")
-    if finished(task):
+    if is_published(task) or is_finished(task):
         progress("the artifact is finished already", 100)
-        return {"message": "finished by an earlier run"}
+        return {"message": "finished before"}
     if task.format != toolchain.format:
         raise RefusedError(
             "UnsupportedFormat",
@@ -242,7 +242,7 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
         path.chmod(0o755 if path.is_dir() else 0o644)
         size += path.stat().st_size if path.is_file() else 0
     target.rename(task.artifact)
-    write_last(task.state / "quantize.done", task.recipe)
+    write_last(task.state / "quantize.done", "")
     progress("artifact finished", 100, size)
     return {"bytes": size, "files": sum(path.is_file() for path in task.artifact.rglob("*"))}
 
@@ -254,9 +254,12 @@ def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
         RefusedError: the artifact is not what the recipe promises, or the text is too short.
     """
     progress = Progress("evaluate")
+    if is_published(task):
+        progress("the measurements are published already", 100)
+        return {"message": "published before"}
     if task.quality.is_file():
         progress("the measurements are finished already", 100)
-        return {**json.loads(task.quality.read_text()), "message": "finished by an earlier run"}
+        return {**json.loads(task.quality.read_text()), "message": "finished before"}
     progress("counting the artifact's tensors", 0)
     coverage = toolchain.coverage(task.artifact)
     coverage.check(task.precision, task.bits_per_weight_min, task.bits_per_weight_max)
