@@ -28,9 +28,11 @@ class Operator:
         return found
 
     def pods(self) -> list[Object]:
+        """The replicas, without those that an upgrade has sent away."""
         labels: dict[str, Any] = self.deployment()["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{label}={value}" for label, value in labels.items())
-        return self.kubectl.find("pods", SYSTEM_NAMESPACE, selector)
+        found = self.kubectl.find("pods", SYSTEM_NAMESPACE, selector)
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def leader(self) -> str:
         """The name of the pod that holds the Lease; empty when nobody does."""

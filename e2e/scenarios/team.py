@@ -14,6 +14,16 @@ READY_TIMEOUT = 900.0
 
 GGUF = ("GGUF", "Q8_0")
 ONNX = ("ONNX", "INT8")
+CONVERSION = {"requests": {"cpu": "250m"}, "limits": {"cpu": "2"}}
+SERVER = {
+    "requests": {"cpu": "100m", "memory": "128Mi"},
+    "limits": {"cpu": "1", "memory": "512Mi"},
+}
+VLLM_SERVER = {
+    "requests": {"cpu": "250m", "memory": "3Gi"},
+    "limits": {"cpu": "2", "memory": "4Gi"},
+}
+"""Requests that let a few objects at a time fit on a machine of two processors."""
 SOURCE = f"s3://{SOURCES_BUCKET}/tiny-llama"
 
 
@@ -24,13 +34,16 @@ def quantized_model(
     **spec: Any,
 ) -> Object:
     """A QuantizedModel without a namespace. ``recipe`` is (format, precision); ``spec`` adds
-    top-level fields or replaces them. Served by one replica unless ``serving=None``."""
-    whole: dict[str, Any] = {
-        "source": {"uri": source},
-        "quantization": {"format": recipe[0], "precision": recipe[1]},
-        "serving": {"replicas": 1},
-        **spec,
+    fields to those of its parts, or parts. Served by one replica unless ``serving=None``."""
+    quantization = {"format": recipe[0], "precision": recipe[1], "resources": CONVERSION}
+    serving = {
+        "replicas": 1,
+        "resources": VLLM_SERVER if recipe[0] == "CompressedTensors" else SERVER,
     }
+    whole: dict[str, Any] = {"source": {"uri": source}, **spec}
+    whole["quantization"] = quantization | spec.get("quantization", {})
+    if spec.get("serving", {}) is not None:
+        whole["serving"] = serving | spec.get("serving", {})
     return {
         "apiVersion": "quantop.dev/v1alpha1",
         "kind": "QuantizedModel",

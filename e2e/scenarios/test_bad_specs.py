@@ -31,10 +31,7 @@ MISTAKES = {
         {"storage": {"storeName": "default"}},
     ),
     "unknown quantizer": Mistake(
-        quantized_model(
-            "bad",
-            quantization={"format": "GGUF", "precision": "Q8_0", "quantizerName": "nobody"},
-        ),
+        quantized_model("bad", quantization={"quantizerName": "nobody"}),
         "QuantizerNotFound",
         "llama-cpp",
         {"quantization": {"quantizerName": None}},

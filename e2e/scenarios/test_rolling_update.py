@@ -52,11 +52,7 @@ def test_onnxruntime_rolls_without_a_failed_request(team: Team) -> None:
 def test_vllm_rolls_without_a_failed_request(team: Team) -> None:
     before = quantized_model(
         "roll-vllm",
-        quantization={
-            "format": "CompressedTensors",
-            "precision": "W8A8",
-            "calibration": CALIBRATION,
-        },
-        serving={"replicas": 1},
+        ("CompressedTensors", "W8A8"),
+        quantization={"calibration": CALIBRATION},
     )
     roll(team, before, {"precision": "W4A16"}, clients=2)
