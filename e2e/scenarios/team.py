@@ -88,8 +88,11 @@ class Team:
         selector = f"{MODEL_LABEL}={name},app.kubernetes.io/component={component}"
         return self.kubectl.find("jobs", self.namespace, selector)
 
-    def ready(self, name: str, timeout: float = READY_TIMEOUT) -> Object:
-        """The object, once it is Ready in its present generation.
+    def ready(
+        self, name: str, timeout: float = READY_TIMEOUT, *, recovering: bool = False
+    ) -> Object:
+        """The object, once it is Ready in its present generation. ``recovering``: it is Stalled
+        now, and what it waits for was put right outside of it.
 
         Raises:
             AssertionError: it is Stalled, or not Ready in time; with everything that says why.
@@ -97,7 +100,8 @@ class Team:
 
         def settled() -> Object | None:
             model = self.model(name)
-            return model if is_true(model, "Ready") or is_true(model, "Stalled") else None
+            stalled = is_true(model, "Stalled") and not recovering
+            return model if is_true(model, "Ready") or stalled else None
 
         try:
             model = until(f"{name} is Ready", settled, timeout)

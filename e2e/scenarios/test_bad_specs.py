@@ -86,7 +86,7 @@ def test_a_missing_secret_is_named_and_creating_it_is_enough(team: Team, store: 
     assert WRITER_SECRET in stalled["message"]
 
     put_store_secrets(team.kubectl, team.namespace, store)
-    team.ready(name)
+    team.ready(name, recovering=True)
 
 
 def test_one_bad_object_does_not_delay_another(team: Team) -> None:

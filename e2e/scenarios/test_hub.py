@@ -51,4 +51,4 @@ def test_a_gated_model_needs_a_token_and_creating_it_is_enough(
             "stringData": {"HF_TOKEN": "token-of-the-test"},
         }
     )
-    team.ready(name)
+    team.ready(name, recovering=True)
