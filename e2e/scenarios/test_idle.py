@@ -30,10 +30,11 @@ def test_settled_objects_cause_no_writes(team: Team, operator: Operator) -> None
     until("all objects are settled", lambda: settled(team.kubectl), timeout=300)
     time.sleep(2)  # the last status write is on its way into the log
 
+    user = operator.user
     log = AuditLog(Names.of().layout.audit_log)
     mark = log.mark()
     time.sleep(IDLE_SECONDS)
-    requests = [call for call in log.calls(mark) if call.user == operator.user]
+    requests = [call for call in log.calls(mark) if call.user == user]
     assert any(call.resource == "leases" for call in requests), "the operator is in this log"
     writes = [call for call in requests if call.writes and call.resource != "leases"]
     assert writes == []
