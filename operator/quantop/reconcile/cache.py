@@ -87,6 +87,7 @@ class Cache:
         self._indexes: Mapping[str, Any] = {}
         self._written: dict[Key, dict[Identity, tuple[float, Manifest]]] = defaultdict(dict)
         self._deleted: dict[str, float] = {}
+        self._claims: dict[str, tuple[float, Manifest]] = {}
 
     def attach(self, indexes: Mapping[str, Any]) -> None:
         """Read from these indexes of kopf's, by name."""
@@ -104,6 +105,16 @@ class Cache:
     def wrote(self, manifest: Manifest) -> None:
         """Believe the answer to a write until the watch has shown as much."""
         self._written[_owner(manifest)][_identity(manifest)] = (self._clock(), trim(manifest))
+        if manifest["kind"] == "Job":
+            self._claims.pop(manifest["metadata"]["labels"].get(meta.KEY_LABEL, ""), None)
+
+    def claim(self, manifests: Iterable[Manifest]) -> None:
+        """Let others know of conversions that are about to be made: of two passes that run side by
+        side the second must wait for the first, though its Job is not there yet."""
+        for manifest in manifests:
+            label = manifest["metadata"].get("labels", {}).get(meta.KEY_LABEL)
+            if manifest["kind"] == "Job" and label:
+                self._claims[label] = (self._clock(), manifest)
 
     def deleted(self, manifest: Manifest) -> None:
         """Believe that an object is gone until the watch has shown it."""
@@ -172,7 +183,7 @@ class Cache:
             if labels.get(meta.KEY_LABEL) == label and metadata["uid"] not in self._deleted:
                 found[metadata["namespace"], metadata["name"]] = job
         for (namespace, name), job in sorted(found.items()):
-            owner = (namespace, job["metadata"]["labels"].get(meta.MODEL_LABEL))
+            owner = _owner(job)
             status = job.get("status", {})
             over = status.get("completionTime") or any(
                 c.get("type") == "Failed" and c.get("status") == "True"
@@ -180,6 +191,9 @@ class Cache:
             )
             if owner != key and not over and "deletionTimestamp" not in job["metadata"]:
                 yield Peer(namespace, name)
+        claimed_at, claimed = self._claims.get(label, (0.0, None))
+        if claimed and _owner(claimed) != key and self._clock() - claimed_at < WRITTEN_SECONDS:
+            yield Peer(claimed["metadata"]["namespace"], claimed["metadata"]["name"])
 
     def _capacity(self) -> Capacity | None:
         nodes = [

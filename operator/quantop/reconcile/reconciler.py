@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 STALLED_RECHECK_SECONDS = 300.0
 """A stalled object is looked at again by itself: not every cause of it is watched."""
+WAITING_RECHECK_SECONDS = 30.0
+"""So is one that waits for another's conversion."""
 
 
 class Reconciler:
@@ -63,6 +65,7 @@ class Reconciler:
             await self._invalid(model, error)
             return STALLED_RECHECK_SECONDS
         wanted = plan(snapshot, self._now())
+        self._cache.claim(wanted.apply)
         try:
             await self._write(snapshot, wanted)
         except RefusedError as refused:
@@ -72,7 +75,11 @@ class Reconciler:
         is_stalled = any(
             c.type == ConditionType.STALLED and c.status == "True" for c in wanted.status.conditions
         )
-        return STALLED_RECHECK_SECONDS if is_stalled else None
+        if is_stalled:
+            return STALLED_RECHECK_SECONDS
+        resolution = wanted.status.resolution
+        # The awaited Job wakes its waiters when it changes, unless it was never made.
+        return WAITING_RECHECK_SECONDS if resolution and resolution.awaited_job else None
 
     async def _write(self, snapshot: Snapshot, wanted: Plan) -> None:
         if wanted.finalizers is not None:
