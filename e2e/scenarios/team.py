@@ -122,17 +122,6 @@ class Team:
         except TimeoutError as error:
             raise AssertionError(self.why(name)) from error
 
-    def recovered(self, name: str, timeout: float = 300) -> None:
-        """Wait until an object is no longer Stalled, though its spec did not change."""
-        try:
-            until(
-                f"{name} is no longer Stalled",
-                lambda: not is_true(self.model(name), "Stalled"),
-                timeout,
-            )
-        except TimeoutError as error:
-            raise AssertionError(self.why(name)) from error
-
     def why(self, name: str) -> str:
         """What there is to know about an object that is not as it should be."""
         return "\n".join(diagnose(self.kubectl, self.namespace, name))
