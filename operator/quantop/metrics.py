@@ -28,6 +28,16 @@ SAVED = Gauge(
     "Bytes by which the artifact is smaller than its source.",
     ["namespace", "model"],
 )
+BITS = Gauge(
+    "quantop_model_bits_per_weight",
+    "Stored bits per weight of the artifact published last.",
+    ["namespace", "model"],
+)
+INCREASE = Gauge(
+    "quantop_model_perplexity_increase_percent",
+    "By how much the perplexity of the artifact published last exceeds its source's.",
+    ["namespace", "model"],
+)
 JOB_SECONDS = Histogram(
     "quantop_job_duration_seconds",
     "Seconds from a Job's start to its end, by what it does and how it ended.",
@@ -52,6 +62,13 @@ def observe(namespace: str, model: str, status: QuantizedModelStatus) -> None:
         SAVED.labels(namespace, model).set(
             status.artifact.source_size_bytes - status.artifact.size_bytes
         )
+    bits = status.artifact.bits_per_weight if status.artifact else None
+    increase = status.quality.increase_percent if status.quality else None
+    for gauge, figure in ((BITS, bits), (INCREASE, increase)):
+        if figure is None:
+            _remove(gauge, namespace, model)
+        else:
+            gauge.labels(namespace, model).set(float(figure))
 
 
 def forget(key: tuple[str, str]) -> None:
@@ -60,7 +77,8 @@ def forget(key: tuple[str, str]) -> None:
         _remove(CONDITION, *key, type_.value)
     for of in ("source", "artifact"):
         _remove(SIZE, *key, of)
-    _remove(SAVED, *key)
+    for gauge in (SAVED, BITS, INCREASE):
+        _remove(gauge, *key)
 
 
 def _remove(gauge: Gauge, *labels: str) -> None:

@@ -39,6 +39,8 @@ class Reason(StrEnum):
     SCALED_TO_ZERO = "ScaledToZero"
     # A person must act.
     INVALID_SPEC = "InvalidSpec"
+    QUALITY_BELOW_LIMIT = "QualityBelowLimit"
+    QUALITY_NOT_MEASURED = "QualityNotMeasured"
     STORE_NOT_FOUND = "StoreNotFound"
     STORE_NOT_ALLOWED = "StoreNotAllowed"
     QUANTIZER_NOT_FOUND = "QuantizerNotFound"

@@ -20,7 +20,11 @@ GOOD: dict[str, Object] = {
             "calibration": {"uri": "s3://bucket/key"},
             "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": 2, "memory": "1Gi"}},
         },
-        "quality": {"evaluation": {"uri": "pvc://claim/key"}},
+        "quality": {
+            "evaluation": {"uri": "pvc://claim/key"},
+            "maxPerplexityIncreasePercent": 5,
+            "onFailure": "Warn",
+        },
         "storage": {"storeName": "default", "deletionPolicy": "Delete"},
         "serving": {
             "runtimeName": "llama-cpp",

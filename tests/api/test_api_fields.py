@@ -106,14 +106,14 @@ def test_defaults_are_the_same_to_the_operator(kubectl: Kubectl, kind: Kind) -> 
 
 
 def stringified(value: object) -> object:
-    """Whole numbers in maps of quantities as text, as the operator reads them."""
+    """Whole numbers of quantities and percentages as text, as the operator reads them."""
     if not isinstance(value, dict):
         return [stringified(part) for part in value] if isinstance(value, list) else value
     return {
         key: {name: str(amount) for name, amount in part.items()}
         if key in MAPS
         else str(part)
-        if key == "cpu"
+        if key in ("cpu", "maxPerplexityIncreasePercent")
         else stringified(part)
         for key, part in value.items()
     }

@@ -68,6 +68,8 @@ class FakeNode:
     api: client.CoreV1Api
     published: dict[str, ArtifactSummary] = field(default_factory=dict)
     behaviours: dict[tuple[str, str], Behaviour] = field(default_factory=dict)
+    perplexities: dict[str, float | None] = field(default_factory=dict)
+    """What evaluate finds, by precision; 48.3, 0.4 % above the source's, where there is none."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -162,7 +164,8 @@ class FakeNode:
             return Ends(message=result.to_json())
         if stage == Stage.PUBLISH:
             task = ConversionTask.model_validate_json(task_json)
-            summary = _summary(task)
+            perplexity = self.perplexities.get(task.recipe.precision, 48.3)
+            summary = _summary(task, perplexity)
             self.published[summary.key] = summary
             return Ends(message=PublishResult(published=summary).to_json())
         return Ends(message=json.dumps({"stage": stage}))
@@ -180,7 +183,7 @@ def _key(task: ConversionTask) -> str:
     return artifact_key(f"fake:{task.source.uri}", task.recipe, task.calibration, identity)
 
 
-def _summary(task: ConversionTask) -> ArtifactSummary:
+def _summary(task: ConversionTask, perplexity: float | None) -> ArtifactSummary:
     key = _key(task)
     return ArtifactSummary(
         key=key,
@@ -192,7 +195,7 @@ def _summary(task: ConversionTask) -> ArtifactSummary:
         quality=QualityReport(
             protocol="windows-v1",
             baseline_perplexity=48.1,
-            perplexity=48.3,
+            perplexity=perplexity,
             tokens=19_890,
             bits_per_weight=5.1,
             parameters=4_200_000,

@@ -65,7 +65,7 @@ SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
 """Schema of a list without duplicates."""
 
 
-def _quantity(value: object) -> object:
+def _unquoted(value: object) -> object:
     """Whole numbers need no quotes in a manifest: ``cpu: 4`` is ``cpu: "4"``."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -75,20 +75,34 @@ Name = Annotated[
 ]
 """A Kubernetes object name (RFC 1123 subdomain)."""
 
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+
 Quantity = Annotated[
     str,
     Field(
         min_length=1,
         max_length=32,
-        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+        pattern=QUANTITY_PATTERN,
         json_schema_extra={"x-kubernetes-int-or-string": True},
     ),
-    BeforeValidator(_quantity),
+    BeforeValidator(_unquoted),
 ]
 """A non-negative Kubernetes resource quantity, for example ``500m`` or ``16Gi``."""
 
 Decimal = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 """A decimal number as a string: the API has no floats, whose rounding differs between clients."""
+
+Percent = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=16,
+        pattern=r"^[0-9]+(\.[0-9]+)?$",
+        json_schema_extra={"x-kubernetes-int-or-string": True},
+    ),
+    BeforeValidator(_unquoted),
+]
+"""A percentage of 0 or more, for example ``5`` or ``"0.5"``."""
 
 Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 """A number of things or bytes, up to the largest that every JSON reader keeps exact (2^53 - 1)."""

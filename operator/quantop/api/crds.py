@@ -113,6 +113,8 @@ def _structural(schema: Schema, definitions: Schema, where: str) -> Schema:
         schema["minimum"] = 0
         schema["maximum"] = 9_007_199_254_740_991
         schema["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+        if "description" in schema:
+            schema["description"] = _unwrapped(schema["description"])
         return {key: value for key, value in schema.items() if key not in ("type", "title")}
     result: Schema = {}
     for key, value in schema.items():

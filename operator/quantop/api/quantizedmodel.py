@@ -11,6 +11,7 @@ from quantop.api.base import (
     Count,
     Decimal,
     Name,
+    Percent,
     ResourceRequirements,
     Rule,
     map_list,
@@ -29,6 +30,13 @@ class DeletionPolicy(StrEnum):
 
     RETAIN = "Retain"
     DELETE = "Delete"
+
+
+class OnFailure(StrEnum):
+    """What becomes of an artifact that exceeds a limit."""
+
+    BLOCK = "Block"
+    WARN = "Warn"
 
 
 class Source(ApiModel):
@@ -131,10 +139,16 @@ class Quantization(ApiModel):
 
 
 class Quality(ApiModel):
-    """How the artifact's quality is measured."""
+    """How the artifact's quality is measured, and how good it must be."""
 
     evaluation: Evaluation
     """The text that source and artifact are scored on."""
+    max_perplexity_increase_percent: Percent | None = None
+    """By how much the artifact's perplexity may exceed its source's, in percent; a fraction needs
+    quotes. Default: any."""
+    on_failure: OnFailure = OnFailure.BLOCK
+    """Block keeps an artifact that exceeds a limit from being rolled out, and the earlier revision
+    goes on serving; Warn rolls it out and says so."""
 
 
 class Storage(ApiModel):
@@ -190,7 +204,8 @@ class QuantizedModelSpec(ApiModel):
     quantization: Quantization
     """The recipe."""
     quality: Quality | None = None
-    """How the artifact's quality is measured. Default: only bits per weight and coverage."""
+    """How the artifact's quality is measured, and how good it must be. Default: only bits per
+    weight and coverage."""
     storage: Storage = Field(default_factory=Storage)
     """Where the artifact is kept."""
     serving: Serving | None = None

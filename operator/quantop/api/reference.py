@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from quantop.api.base import API_VERSION
+from quantop.api.base import API_VERSION, QUANTITY_PATTERN
 from quantop.api.crds import CATEGORY, Schema, object_schema, structural
 from quantop.api.kinds import KINDS, MODEL_RUNTIME, MODEL_STORE, QUANTIZER, Kind
 
@@ -107,7 +107,8 @@ def _type(schema: Schema) -> str:
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if "x-kubernetes-int-or-string" in schema:
-        return "quantity"
+        pattern = schema["pattern"]
+        return "quantity" if pattern == QUANTITY_PATTERN else f"number, `{pattern}`"
     if "items" in schema:
         name = f"list of {_type(schema['items'])}"
     elif "additionalProperties" in schema:

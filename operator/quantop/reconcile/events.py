@@ -16,6 +16,8 @@ TOLD = (
     ConditionType.SERVING,
     ConditionType.READY,
 )
+QUALITY = {Reason.QUALITY_BELOW_LIMIT, Reason.QUALITY_NOT_MEASURED}
+"""Warned of also where the artifact is rolled out all the same."""
 QUIET = {Reason.PENDING, Reason.HEALTHY, Reason.NOT_REQUESTED, Reason.SETTLED}
 COMPONENT = "quantop-operator"
 NOTE_LENGTH = 1024
@@ -38,7 +40,8 @@ def transitions(
         if previous and (previous.status, previous.reason) == (condition.status, condition.reason):
             continue
         told.add(condition.reason)
-        yield _event(model, condition, is_stalled, now)
+        warning = is_stalled and condition.type != ConditionType.SERVING
+        yield _event(model, condition, warning or condition.reason in QUALITY, now)
 
 
 def _event(model: Manifest, condition: Condition, warning: bool, now: datetime) -> Manifest:
@@ -51,7 +54,7 @@ def _event(model: Manifest, condition: Condition, warning: bool, now: datetime) 
             "namespace": metadata["namespace"],
         },
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "type": "Warning" if warning and condition.type != ConditionType.SERVING else "Normal",
+        "type": "Warning" if warning else "Normal",
         "reason": condition.reason,
         "action": condition.type,
         "note": condition.message[:NOTE_LENGTH],

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from quantop.api.quantizedmodel import (
     DeletionPolicy,
+    OnFailure,
     QuantizedModelStatus,
 )
 from quantop.builders import jobs, meta, serving
@@ -12,7 +13,7 @@ from quantop.builders.meta import Manifest
 from quantop.conditions import PENDING, State, merge
 from quantop.contract import DeleteTask, digest
 from quantop.reasons import ConditionType, Reason
-from quantop.reconcile import artifact, choices, pods, rollout
+from quantop.reconcile import artifact, choices, gate, pods, rollout
 from quantop.reconcile.artifact import ArtifactStep
 from quantop.reconcile.drift import needs_apply, with_hash
 from quantop.reconcile.rollout import RolloutStep
@@ -66,8 +67,8 @@ def stalled(snapshot: Snapshot, problem: Problem, now: datetime) -> Plan:
 
 
 def _next(snapshot: Snapshot) -> tuple[Problem | None, ArtifactStep, RolloutStep]:
-    """The chain: store, quantizer, runtime, artifact, rollout. The first Problem ends it, and
-    what serves is left as it is."""
+    """The chain: store, quantizer, runtime, artifact, quality, rollout. The first Problem ends it,
+    and what serves is left as it is."""
     unchanged = ArtifactStep(resolution=snapshot.status.resolution, failure=snapshot.status.failure)
     store = choices.choose_store(snapshot)
     if isinstance(store, Problem):
@@ -81,6 +82,10 @@ def _next(snapshot: Snapshot) -> tuple[Problem | None, ArtifactStep, RolloutStep
     step = artifact.next_step(snapshot, store, quantizer)
     if step.artifact is None:
         return step.problem, step, rollout.as_it_is(snapshot)
+    limits = snapshot.spec.quality
+    fault = gate.check(limits, step.quality)
+    if fault and limits and limits.on_failure is OnFailure.BLOCK:
+        return fault, step, rollout.as_it_is(snapshot)
     rolled = rollout.next_step(snapshot, step.artifact, runtime, store)
     return rolled.problem, step, rolled
 
@@ -122,7 +127,7 @@ def _states(
     wants_serving = snapshot.spec.serving is not None
     if made is not None:
         quantized = State(True, Reason.PUBLISHED, f"The artifact is at {made.uri}.")
-        verified = _verified(step)
+        verified = _verified(snapshot, step)
     else:
         verified = PENDING
         if problem is not None:
@@ -162,9 +167,11 @@ def _states(
     }
 
 
-def _verified(step: ArtifactStep) -> State:
+def _verified(snapshot: Snapshot, step: ArtifactStep) -> State:
     """Published means that every byte was hashed and the coverage check passed."""
     assert step.artifact is not None
+    if fault := gate.check(snapshot.spec.quality, step.quality):
+        return State(False, fault.reason, fault.message)
     bits = step.artifact.bits_per_weight
     quality = step.quality
     if quality is None or quality.perplexity is None:

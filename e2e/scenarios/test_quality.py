@@ -1,0 +1,52 @@
+"""Measured quality decides what is rolled out."""
+
+from decimal import Decimal
+
+from e2e.kubectl import conditions
+from e2e.scenarios.load import steady_load
+from e2e.scenarios.team import Team, quantized_model
+from e2e.scenarios.waiting import until
+from e2e.store import text_uri
+
+EVALUATION = {"uri": text_uri("evaluation.txt"), "maxTokens": 4096}
+
+
+def test_a_precision_that_loses_too_much_is_not_rolled_out(team: Team) -> None:
+    quality = {"evaluation": EVALUATION, "maxPerplexityIncreasePercent": "0.5"}
+    name = team.apply(quantized_model("gated", ("GGUF", "Q8_0"), quality=quality))
+    good = team.ready(name)["status"]
+    with steady_load(good["endpoint"]["url"], name, clients=1, tokens=16) as load:
+        until("the load runs", lambda: load.completed >= 1, timeout=300)
+        team.patch(name, {"quantization": {"precision": "Q2_K"}})
+        stalled = team.stalled(name, timeout=900)
+        assert stalled["reason"] == "QualityBelowLimit"
+        blocked = team.model(name)
+        measured = Decimal(blocked["status"]["quality"]["increasePercent"])
+        assert measured > Decimal("0.5")
+        assert f"rose by {measured} %" in stalled["message"]
+        assert conditions(blocked)["Verified"]["status"] == "False"
+        assert "Q8_0" in conditions(blocked)["Serving"]["message"]
+        answered = load.completed
+        until("it goes on answering", lambda: load.completed > answered, timeout=120)
+
+        before = {job["metadata"]["name"] for job in team.jobs(name, "convert")}
+        raised = str(measured + 1)
+        team.patch(name, {"quality": {"maxPerplexityIncreasePercent": raised}})
+        after = team.ready(name)["status"]
+        assert after["artifact"]["precision"] == "Q2_K"
+        jobs = {job["metadata"]["name"] for job in team.jobs(name, "convert")}
+        assert jobs <= before, "other limits need no other conversion"
+    assert load.failures == [], f"{len(load.failures)} failed, {load.completed} completed"
+
+
+def test_a_warning_is_rolled_out_all_the_same(team: Team) -> None:
+    quality = {
+        "evaluation": EVALUATION,
+        "maxPerplexityIncreasePercent": "0.5",
+        "onFailure": "Warn",
+    }
+    name = team.apply(quantized_model("warned", ("GGUF", "Q2_K"), quality=quality))
+    model = team.ready(name)
+    verified = conditions(model)["Verified"]
+    assert (verified["status"], verified["reason"]) == ("False", "QualityBelowLimit")
+    assert team.answer(name)

@@ -1,0 +1,103 @@
+"""Limits on quality: what exceeds them is not rolled out, and what serves goes on serving."""
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.operator import objects
+from tests.operator.conftest import Cluster, Operator
+from tests.operator.fake_node import FakeNode
+
+EVALUATION = {"uri": "s3://texts/evaluation.txt"}
+BAD_PERPLEXITY = 53.9
+"""12.058 % above the source's."""
+
+
+def limited(percent: int | str = 5, **quality: Any) -> dict[str, Any]:
+    return {"evaluation": EVALUATION, "maxPerplexityIncreasePercent": percent, **quality}
+
+
+def served_precisions(cluster: Cluster, namespace: str) -> set[str]:
+    selector = "app.kubernetes.io/component=server"
+    pods = cluster.core.list_namespaced_pod(namespace, label_selector=selector).items
+    return {p.metadata.labels["quantop.dev/precision"] for p in pods}
+
+
+@pytest.fixture
+def node(cluster: Cluster) -> FakeNode:
+    """A node on which Q8_0 turns out bad."""
+    cluster.node.perplexities["Q8_0"] = BAD_PERPLEXITY
+    return cluster.node
+
+
+def test_an_artifact_beyond_its_limit_leaves_the_old_revision_serving(
+    cluster: Cluster, operator: Operator, namespace: str, node: FakeNode
+) -> None:
+    cluster.apply(objects.model(namespace, quality=limited()))
+    cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
+    assert cluster.condition(namespace, "tiny", "Verified")["status"] == "True"
+    before = cluster.apps.read_namespaced_deployment("tiny", namespace)
+
+    cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q8_0"}})
+    stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
+    assert "rose by 12.058 % (48.100 -> 53.900, 19890 tokens)" in stalled["message"]
+    verified = cluster.condition(namespace, "tiny", "Verified")
+    assert (verified["status"], verified["reason"]) == ("False", "QualityBelowLimit")
+    assert cluster.condition(namespace, "tiny", "Quantized")["status"] == "True"
+    assert cluster.condition(namespace, "tiny", "Ready")["status"] == "False"
+    assert "Q4_K_M" in cluster.condition(namespace, "tiny", "Serving")["message"]
+    after = cluster.apps.read_namespaced_deployment("tiny", namespace)
+    assert after.metadata.generation == before.metadata.generation
+    assert served_precisions(cluster, namespace) == {"Q4_K_M"}
+    time.sleep(1)
+    mark = cluster.plane.audit.mark()
+    time.sleep(2)
+    assert cluster.writes(mark) == [], "a blocked object is settled"
+
+
+def test_another_limit_is_held_against_the_same_figures_without_a_job(
+    cluster: Cluster, operator: Operator, namespace: str, node: FakeNode
+) -> None:
+    quantization = {"format": "GGUF", "precision": "Q8_0"}
+    cluster.apply(objects.model(namespace, quantization=quantization, quality=limited()))
+    cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
+    assert served_precisions(cluster, namespace) == set()
+    mark = cluster.plane.audit.mark()
+    cluster.patch(namespace, "tiny", {"quality": {"maxPerplexityIncreasePercent": "12.1"}})
+    cluster.wait_for(namespace, "tiny", "Ready")
+    assert served_precisions(cluster, namespace) == {"Q8_0"}
+    cluster.patch(namespace, "tiny", {"quality": {"maxPerplexityIncreasePercent": 12}})
+    cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
+    assert served_precisions(cluster, namespace) == {"Q8_0"}, "what serves goes on serving"
+    assert [call for call in cluster.writes(mark) if call.resource == "jobs"] == []
+
+
+def test_a_warning_is_rolled_out_and_said(
+    cluster: Cluster, operator: Operator, namespace: str, node: FakeNode
+) -> None:
+    quantization = {"format": "GGUF", "precision": "Q8_0"}
+    quality = limited(onFailure="Warn")
+    cluster.apply(objects.model(namespace, quantization=quantization, quality=quality))
+    cluster.wait_for(namespace, "tiny", "Ready")
+    verified = cluster.wait_for(namespace, "tiny", "Verified", "False", "QualityBelowLimit")
+    assert "rose by 12.058 %" in verified["message"]
+    assert cluster.condition(namespace, "tiny", "Stalled")["status"] == "False"
+
+    def warned() -> bool:
+        return any(
+            event.type == "Warning" and event.reason == "QualityBelowLimit"
+            for event in cluster.core.list_namespaced_event(namespace).items
+        )
+
+    cluster.wait("a Warning event", warned)
+
+
+def test_what_was_not_measured_is_not_rolled_out(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.node.perplexities["Q8_0"] = None
+    quantization = {"format": "GGUF", "precision": "Q8_0"}
+    cluster.apply(objects.model(namespace, quantization=quantization, quality=limited()))
+    cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityNotMeasured")
+    assert served_precisions(cluster, namespace) == set()
