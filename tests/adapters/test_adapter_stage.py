@@ -226,6 +226,12 @@ def test_the_band_of_the_recipe_is_held(work: Path, run: Run) -> None:
             "CalibrationRequired",
             "spec.quantization.calibration",
         ),
+        (
+            LlamaCpp(),
+            {"PRECISION": "IQ2_XS"},
+            "CalibrationRequired",
+            "precision IQ2_XS needs an importance matrix",
+        ),
         (LlamaCpp(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision F16"),
         (LlmCompressor(), {}, "CalibrationRequired", "spec.quantization.calibration"),
         (LlmCompressor(), {"METHOD": "AWQ"}, "UnsupportedMethod", "GPTQ, RTN"),

@@ -247,15 +247,12 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
 
 def test_bands_of_one_format_rise_with_the_precision() -> None:
     """A floor below the precision's own bits would let something else through."""
-    bits = {"Q2_K": 2, "Q4_0": 4, "Q4_K_M": 4, "Q5_K_S": 5, "Q8_0": 8, "F16": 16}
-    bits |= {"W4A16": 4, "W8A8": 8, "INT4": 4, "INT8": 8, "FP32": 32}
     for quantizer in PLAIN.of("Quantizer"):
         for precision in quantizer["spec"]["precisions"]:
             low, high = (float(precision["bitsPerWeight"][end]) for end in ("min", "max"))
-            own = bits.pop(precision["name"])
+            (own, *_) = map(int, re.findall(r"\d+", precision["name"]))
             assert own - 1 <= low <= own + 0.5, precision
             assert own + 0.5 <= high < max(own * 1.7, own + 3), precision
-    assert not bits, "every precision was looked at"
 
 
 def test_every_served_format_can_be_written() -> None:

@@ -22,6 +22,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # Toolchain, format, precision, method, whether it is given the calibration text.
 RECIPES = (
+    *(
+        ("llama_cpp", "GGUF", precision, "", False)
+        for precision in (
+            *("Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_S", "Q4_1", "IQ4_NL", "IQ4_XS"),
+            *("Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S"),
+        )
+    ),
+    *(
+        ("llama_cpp", "GGUF", precision, "", True)
+        for precision in (
+            *("IQ3_XS", "IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S"),
+            *("IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
+        )
+    ),
     ("llama_cpp", "GGUF", "F16", "", False),
     ("llama_cpp", "GGUF", "Q8_0", "", False),
     ("llama_cpp", "GGUF", "Q5_K_S", "", False),

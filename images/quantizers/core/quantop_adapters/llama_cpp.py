@@ -22,6 +22,18 @@ IMPORTANCE_MATRIX = "ImportanceMatrix"
 FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
 # Rounding by the type's own rule: an importance matrix changes nothing.
 UNWEIGHTED = frozenset({"F16", "Q8_0"})
+# So few bits that llama-quantize makes them of weights it knows the importance of, or not at all.
+WEIGHTED_ONLY = (
+    "IQ3_XS",
+    "IQ3_XXS",
+    "Q2_K_S",
+    "IQ2_M",
+    "IQ2_S",
+    "IQ2_XS",
+    "IQ2_XXS",
+    "IQ1_M",
+    "IQ1_S",
+)
 BATCH = 256
 """Tokens decoded at once; as all logits are kept, this bounds memory for large vocabularies."""
 SAMPLE = (
@@ -120,7 +132,16 @@ class LlamaCpp:
 
     name = "llama.cpp"
     format = "GGUF"
-    precisions: tuple[str, ...] = ("F16", "Q8_0", "Q5_K_S", "Q4_K_M", "Q4_0", "Q2_K")
+    precisions: tuple[str, ...] = (
+        "F16",
+        "Q8_0",
+        "Q6_K",
+        *("Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0"),
+        *("Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS"),
+        *("Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S"),
+        "Q2_K",
+        *WEIGHTED_ONLY,
+    )
 
     def version(self) -> str:
         """The version of the llama-cpp-python release whose llama.cpp this is."""
@@ -165,6 +186,12 @@ class LlamaCpp:
             raise RefusedError(
                 "CalibrationRequired",
                 f"method {IMPORTANCE_MATRIX} needs a text: set spec.quantization.calibration",
+            )
+        if task.precision in WEIGHTED_ONLY and not task.calibration:
+            raise RefusedError(
+                "CalibrationRequired",
+                f"precision {task.precision} needs an importance matrix, and that a text: set "
+                "spec.quantization.calibration",
             )
         if task.calibration and task.precision in UNWEIGHTED:
             raise RefusedError(
