@@ -117,6 +117,12 @@ class Cluster:
             raise
         return found
 
+    def served_precisions(self, namespace: str) -> set[str]:
+        """The precisions of all serving pods that still exist."""
+        selector = "app.kubernetes.io/component=server"
+        pods = self.core.list_namespaced_pod(namespace, label_selector=selector).items
+        return {p.metadata.labels["quantop.dev/precision"] for p in pods}
+
     def writes(self, since: int) -> list[Call]:
         """Writes of the operator since a mark of the audit log, its Lease left out."""
         return [

@@ -267,13 +267,10 @@ def test_a_revision_that_never_becomes_ready_is_rolled_back(
     cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q8_0"}})
     stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "RolloutFailed", seconds=120)
     assert "did not become Ready in time" in stalled["message"]
-
-    def precisions() -> set[str]:
-        selector = "app.kubernetes.io/component=server"
-        pods = cluster.core.list_namespaced_pod(namespace, label_selector=selector).items
-        return {p.metadata.labels["quantop.dev/precision"] for p in pods}
-
-    cluster.wait("only pods of the old revision", lambda: precisions() == {"Q4_K_M"})
+    cluster.wait(
+        "only pods of the old revision",
+        lambda: cluster.served_precisions(namespace) == {"Q4_K_M"},
+    )
     serving = cluster.wait_for(namespace, "tiny", "Serving", "True")
     assert "earlier revision goes on serving: Q4_K_M" in serving["message"]
     time.sleep(1)
@@ -284,7 +281,9 @@ def test_a_revision_that_never_becomes_ready_is_rolled_back(
     del cluster.node.behaviours["tiny", "pull Q8_0"]
     cluster.ask_again(namespace, "tiny")
     cluster.wait_for(namespace, "tiny", "Ready")
-    cluster.wait("only pods of the new revision", lambda: precisions() == {"Q8_0"})
+    cluster.wait(
+        "only pods of the new revision", lambda: cluster.served_precisions(namespace) == {"Q8_0"}
+    )
 
 
 def test_one_bad_object_delays_no_other(

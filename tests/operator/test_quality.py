@@ -18,12 +18,6 @@ def limited(percent: int | str = 5, **quality: Any) -> dict[str, Any]:
     return {"evaluation": EVALUATION, "maxPerplexityIncreasePercent": percent, **quality}
 
 
-def served_precisions(cluster: Cluster, namespace: str) -> set[str]:
-    selector = "app.kubernetes.io/component=server"
-    pods = cluster.core.list_namespaced_pod(namespace, label_selector=selector).items
-    return {p.metadata.labels["quantop.dev/precision"] for p in pods}
-
-
 @pytest.fixture
 def node(cluster: Cluster) -> FakeNode:
     """A node on which Q8_0 turns out bad."""
@@ -49,7 +43,7 @@ def test_an_artifact_beyond_its_limit_leaves_the_old_revision_serving(
     assert "Q4_K_M" in cluster.condition(namespace, "tiny", "Serving")["message"]
     after = cluster.apps.read_namespaced_deployment("tiny", namespace)
     assert after.metadata.generation == before.metadata.generation
-    assert served_precisions(cluster, namespace) == {"Q4_K_M"}
+    assert cluster.served_precisions(namespace) == {"Q4_K_M"}
     time.sleep(1)
     mark = cluster.plane.audit.mark()
     time.sleep(2)
@@ -62,14 +56,14 @@ def test_another_limit_is_held_against_the_same_figures_without_a_job(
     quantization = {"format": "GGUF", "precision": "Q8_0"}
     cluster.apply(objects.model(namespace, quantization=quantization, quality=limited()))
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
-    assert served_precisions(cluster, namespace) == set()
+    assert cluster.served_precisions(namespace) == set()
     mark = cluster.plane.audit.mark()
     cluster.patch(namespace, "tiny", {"quality": {"maxPerplexityIncreasePercent": "12.1"}})
     cluster.wait_for(namespace, "tiny", "Ready")
-    assert served_precisions(cluster, namespace) == {"Q8_0"}
+    assert cluster.served_precisions(namespace) == {"Q8_0"}
     cluster.patch(namespace, "tiny", {"quality": {"maxPerplexityIncreasePercent": 12}})
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
-    assert served_precisions(cluster, namespace) == {"Q8_0"}, "what serves goes on serving"
+    assert cluster.served_precisions(namespace) == {"Q8_0"}, "what serves goes on serving"
     assert [call for call in cluster.writes(mark) if call.resource == "jobs"] == []
 
 
@@ -100,4 +94,4 @@ def test_what_was_not_measured_is_not_rolled_out(
     quantization = {"format": "GGUF", "precision": "Q8_0"}
     cluster.apply(objects.model(namespace, quantization=quantization, quality=limited()))
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityNotMeasured")
-    assert served_precisions(cluster, namespace) == set()
+    assert cluster.served_precisions(namespace) == set()
