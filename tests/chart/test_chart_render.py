@@ -247,12 +247,15 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
 
 def test_bands_of_one_format_rise_with_the_precision() -> None:
     """A floor below the precision's own bits would let something else through."""
+    looked_at = 0
     for quantizer in PLAIN.of("Quantizer"):
         for precision in quantizer["spec"]["precisions"]:
             low, high = (float(precision["bitsPerWeight"][end]) for end in ("min", "max"))
             (own, *_) = map(int, re.findall(r"\d+", precision["name"]))
+            looked_at += 1
             assert own - 1 <= low <= own + 0.5, precision
             assert own + 0.5 <= high < max(own * 1.7, own + 3), precision
+    assert looked_at >= 33, "every precision was looked at"
 
 
 def test_every_served_format_can_be_written() -> None:
