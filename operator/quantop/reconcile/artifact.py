@@ -74,7 +74,8 @@ def _step(
 ) -> ArtifactStep:
     failure = snapshot.status.failure
     if failure is not None and failure.inputs_hash == inputs:
-        return ArtifactStep(failure=failure, problem=Problem(failure.reason, failure.message))
+        problem = Problem(failure.reason, failure.message, failure.stage)
+        return ArtifactStep(failure=failure, problem=problem)
     access = job_access(snapshot, store)
     resolution = snapshot.status.resolution
     if resolution is None or resolution.inputs_hash != inputs:
@@ -331,7 +332,10 @@ def _failed(inputs: str, problem: Problem, delete: list[Manifest]) -> ArtifactSt
     """Given up until the inputs change; a Job that would only try again is deleted."""
     return ArtifactStep(
         failure=Failure(
-            inputs_hash=inputs, reason=problem.reason[:128], message=problem.message[:4096]
+            inputs_hash=inputs,
+            stage=problem.stage,
+            reason=problem.reason[:128],
+            message=problem.message[:4096],
         ),
         problem=problem,
         delete=delete,
