@@ -375,18 +375,18 @@ class Candidate(ApiModel):
 
     precision: Annotated[str, Field(max_length=32)]
     """The precision."""
-    method: Annotated[str, Field(max_length=64)] = ""
+    method: Annotated[str, Field(max_length=64)] | None = None
     """The method that it is made by."""
-    quantizer: Annotated[str, Field(max_length=253)] = ""
+    quantizer: Annotated[str, Field(max_length=253)] | None = None
     """The Quantizer that makes it."""
     state: CandidateState
     """Pending: may be tried. Trying: is being made or measured. Passed and Rejected: measured, and
     held against the limits. Failed: could not be made. Skipped: was not tried. Chosen: is the
     answer."""
-    inputs_hash: Annotated[str, Field(max_length=64)] = ""
+    inputs_hash: Annotated[str, Field(max_length=64)] | None = None
     """Hash of the inputs that the figures or the failure belong to; other inputs are another
     try."""
-    key: Annotated[str, Field(max_length=64)] = ""
+    key: Annotated[str, Field(max_length=64)] | None = None
     """The artifact's key."""
     size_bytes: Count | None = None
     """Size of the artifact's files."""

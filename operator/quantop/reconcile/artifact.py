@@ -50,7 +50,7 @@ class ArtifactStep:
     problem: Problem | None = None
     progress: tuple[Reason, str] | None = None
     job_names: frozenset[str] = frozenset()
-    """Names of the current recipe's Jobs; empty where the recipe is not known."""
+    """Names of the Jobs of current recipes; empty where the recipe is not known."""
     apply: list[Manifest] = field(default_factory=list)
     delete: list[Manifest] = field(default_factory=list)
 
@@ -61,8 +61,13 @@ def next_step(
     """What to do next for the artifact of the current spec."""
     task = conversion_task(snapshot, store, quantizer)
     inputs = inputs_hash(snapshot, task)
-    names = frozenset(meta.job_name(snapshot.name, c, inputs) for c in (meta.RESOLVE, meta.CONVERT))
-    return replace(_step(snapshot, task, inputs, store, quantizer), job_names=names)
+    step = _step(snapshot, task, inputs, store, quantizer)
+    return replace(step, job_names=job_names(snapshot, inputs))
+
+
+def job_names(snapshot: Snapshot, inputs: str) -> frozenset[str]:
+    """Names of the Jobs that may be made for these inputs."""
+    return frozenset(meta.job_name(snapshot.name, c, inputs) for c in (meta.RESOLVE, meta.CONVERT))
 
 
 def _step(

@@ -58,8 +58,6 @@ class AutoStep:
     candidates: list[Candidate] = field(default_factory=list)
     chosen: Snapshot | None = None
     """The snapshot as if the chosen precision were named, once the store has its artifact."""
-    delete: list[Manifest] = field(default_factory=list)
-    """Jobs of candidates that failed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class _Entry:
 class _Found:
     """What a try showed."""
 
-    key: str = ""
+    key: str | None = None
     size_bytes: int = 0
     bits_per_weight: str | None = None
     quality: QualityStatus | None = None
@@ -106,6 +104,7 @@ def next_step(snapshot: Snapshot, store: ModelStoreSpec) -> AutoStep:
         entry, is_choice = able[name], isinstance(move, Choose)
         assert entry.quantizer is not None
         step = artifact.next_step(entry.snapshot, store, entry.quantizer)
+        step = replace(step, delete=[*delete, *step.delete], job_names=view.job_names(step))
         listed = view.candidates(chosen=name) if is_choice else view.candidates(trying=name)
         found = _found(step)
         if found is None:
@@ -113,13 +112,12 @@ def next_step(snapshot: Snapshot, store: ModelStoreSpec) -> AutoStep:
             if step.progress:
                 reason, message = step.progress
                 step = replace(step, progress=(reason, f"{doing}: {message}"))
-            step = replace(step, delete=[*delete, *step.delete])
             return AutoStep(step, listed)
         if is_choice and view.known[name] == found:
-            return AutoStep(step, listed, entry.snapshot, delete)
+            return AutoStep(step, listed, entry.snapshot)
         # New, or not what it was: decide again.
         view = replace(view, known={**view.known, name: found})
-        delete += step.delete
+        delete = step.delete
 
 
 def _entries(
@@ -209,6 +207,12 @@ class _View:
         """How the candidate under trial is counted."""
         return f"candidate {len(self.known) + 1}"
 
+    def job_names(self, step: ArtifactStep) -> frozenset[str]:
+        """Names of the step's Jobs, and of those whose answers are known: they are kept for their
+        logs."""
+        known = [e for e in self.entries if e.option.precision in self.known]
+        return step.job_names.union(*(artifact.job_names(e.snapshot, e.inputs) for e in known))
+
     def outcome(self, found: _Found) -> Outcome | None:
         """A finding as the search is told it."""
         if found.failure:
@@ -225,7 +229,7 @@ class _View:
 
     def nothing_passes(self) -> Problem:
         """What to do when the search has no answer."""
-        best = self._best(self.known)
+        best = self._nearest()
         if best is None:
             told = [f"{name}: {why.message}" for name, why in self._obstacles()]
             return Problem(
@@ -240,6 +244,15 @@ class _View:
             f"({found.bits_per_weight} bits per weight, {human(found.size_bytes)}): "
             f"{fault.message}",
         )
+
+    def _nearest(self) -> str | None:
+        """What came nearest to passing: the smallest that loses little enough, or what lost the
+        least."""
+        measured = {n: o for n, f in self.known.items() if (o := self.outcome(f)) is not None}
+        kept = [name for name, outcome in measured.items() if outcome.keeps]
+        if kept:
+            return min(kept, key=lambda name: (measured[name].size, name))
+        return self._best(measured)
 
     def _obstacles(self) -> Iterator[tuple[str, Problem]]:
         """Why candidates that were asked for cannot be made."""
@@ -260,11 +273,11 @@ class _View:
         quantizer = entry.quantizer
         return Candidate(
             precision=name,
-            method=quantizer.method.name if quantizer else "",
-            quantizer=quantizer.name if quantizer else "",
+            method=quantizer.method.name if quantizer else None,
+            quantizer=quantizer.name if quantizer else None,
             state=state,
-            inputs_hash=entry.inputs if found else "",
-            key=found.key if found else "",
+            inputs_hash=entry.inputs if found else None,
+            key=found.key if found else None,
             size_bytes=found.size_bytes if found and not found.failure else None,
             bits_per_weight=found.bits_per_weight if found else None,
             quality=found.quality if found else None,
@@ -337,12 +350,13 @@ class _View:
 
     def _best(self, names: Iterable[str]) -> str | None:
         """The one that lost the least."""
-        losses = {
-            name: (_loss(self.known[name].quality), self.known[name].size_bytes, name)
-            for name in names
-            if not self.known[name].failure
-        }
-        return min(losses, key=lambda name: losses[name]) if losses else None
+        measured = [name for name in names if not self.known[name].failure]
+
+        def order(name: str) -> tuple[Decimal, int, str]:
+            found = self.known[name]
+            return _loss(found.quality), found.size_bytes, name
+
+        return min(measured, key=order, default=None)
 
 
 def _loss(quality: QualityStatus | None) -> Decimal:

@@ -1,6 +1,6 @@
 """The plan of one pass: pure, without I/O and without a clock of its own."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from quantop.api.quantizedmodel import (
@@ -85,24 +85,23 @@ def _next(snapshot: Snapshot) -> Steps:
     ends it, and what serves is left as it is."""
     status, as_it_is = snapshot.status, rollout.as_it_is(snapshot)
     unchanged = ArtifactStep(resolution=status.resolution, failure=status.failure)
-    candidates: list[Candidate] = []
-    delete: list[Manifest] = []
     store = choices.choose_store(snapshot)
     if isinstance(store, Problem):
         return Steps(unchanged, as_it_is, store, list(status.candidates))
+    found = None
     if snapshot.spec.quantization.precision == AUTO:
         found = auto.next_step(snapshot, store)
         if found.chosen is None:
             return Steps(found.step, as_it_is, found.step.problem, found.candidates)
-        snapshot, candidates, delete = found.chosen, found.candidates, found.delete
+        snapshot = found.chosen
     quantizer = choices.choose_quantizer(snapshot)
     if isinstance(quantizer, Problem):
         return Steps(unchanged, as_it_is, quantizer)
     runtime = choices.choose_runtime(snapshot)
     if isinstance(runtime, Problem):
         return Steps(unchanged, as_it_is, runtime)
-    step = artifact.next_step(snapshot, store, quantizer)
-    step = replace(step, delete=[*delete, *step.delete])
+    step = found.step if found else artifact.next_step(snapshot, store, quantizer)
+    candidates = found.candidates if found else []
     if step.artifact is None:
         return Steps(step, as_it_is, step.problem, candidates)
     limits = snapshot.spec.quality

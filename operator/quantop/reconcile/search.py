@@ -63,8 +63,8 @@ def in_order(options: Iterable[Option]) -> list[Option]:
 
 
 def most_tries(count: int) -> int:
-    """How many of ``count`` options are tried at most once one has passed: half, or what bisecting
-    takes where that is more, as it is for fewer than six."""
+    """How many of ``count`` options are measured at most: half, or what bisecting takes where that
+    is more, as it is for fewer than six. One that cannot be made does not count."""
     return max(count // 2, count.bit_length())
 
 
@@ -92,7 +92,7 @@ def _next(order: Sequence[Option], asked: Outcomes) -> Option | None:
     place = {option.precision: at for at, option in enumerate(order)}
     found = {place[name]: outcome for name, outcome in asked.items() if outcome}
     best = _smallest(asked, asked)
-    spent = len(asked) >= most_tries(len(order))
+    spent = len(found) >= most_tries(len(order))
     if best is not None and spent:
         return None
     # What is too large shows, as what passes does, that the answer lies below.
