@@ -45,17 +45,10 @@ def is_plain_byte_level(source: Path) -> bool:
     )
 
 
-def vocabulary(source: Path) -> set[str]:
-    """Every token of tokenizer.json, the added ones too; empty for a SentencePiece model alone."""
-    tokenizer = checkpoint.read_json(source / "tokenizer.json")
-    tokens = (tokenizer.get("model") or {}).get("vocab") or {}
-    added = {token["content"] for token in tokenizer.get("added_tokens") or []}
-    return added | {entry if isinstance(entry, str) else entry[0] for entry in tokens}
-
-
 def display_name(model_name: str, source: Path) -> str:
     """The name to write into the file: the object's, unless it means something to llama.cpp."""
-    if PHI3_NAMES.search(model_name) and not vocabulary(source) >= PHI3_TOKENS:
+    tokens = checkpoint.vocabulary(source).keys() | checkpoint.added_tokens(source)
+    if PHI3_NAMES.search(model_name) and not tokens >= PHI3_TOKENS:
         return PHI3_NAMES.sub(r"\1", model_name)
     return model_name
 
