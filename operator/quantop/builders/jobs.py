@@ -80,8 +80,8 @@ def conversion_job(
 ) -> Manifest:
     """The Job that makes, measures and publishes an artifact, one stage per container.
 
-    Only fetch
-    sees the source's credentials, only fetch and publish the store's, the toolchain none.
+    Only fetch sees the source's credentials, only fetch and publish the store's, the toolchain
+    none.
     """
     assert task.key is not None
     names = _task_claims(task)
