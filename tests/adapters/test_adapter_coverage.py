@@ -29,35 +29,64 @@ def test_bits_are_counted_over_everything_and_over_the_quantized_layers() -> Non
 
 
 def test_the_band_holds_for_the_quantized_layers_whatever_the_embedding_weighs() -> None:
-    Coverage((EMBEDDING, LAYER)).check("INT4", Decimal("4"), Decimal("5"))
+    Coverage((EMBEDDING, LAYER)).check("INT4", Decimal("4"), Decimal("5"), LAYER.numbers)
 
 
 @pytest.mark.parametrize(("low", "high"), [("4.6", None), (None, "4.4"), ("5", "6")])
 def test_bits_outside_the_band_are_refused(low: str | None, high: str | None) -> None:
     with pytest.raises(RefusedError, match=r"layers hold 4\.50") as refusal:
         Coverage((LAYER,)).check(
-            "INT4", Decimal(low) if low else None, Decimal(high) if high else None
+            "INT4", Decimal(low) if low else None, Decimal(high) if high else None, 4000
         )
     assert refusal.value.reason == "BitsPerWeightOutOfBand"
 
 
+def test_nearly_all_of_the_sources_layers_have_to_be_quantized() -> None:
+    coverage = Coverage((LAYER, LEFT_ALONE))
+    coverage.check("INT4", None, None, 4200)
+    with pytest.raises(RefusedError, match="hold 4,000 numbers and the source's layers 4,300"):
+        coverage.check("INT4", None, None, 4300)
+
+
+def test_only_layers_of_the_language_model_are_expected_to_be_quantized(tmp_path: Path) -> None:
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            "model.embed_tokens.weight": ("BF16", [8, 4], bytes(64)),
+            "model.layers.0.mlp.up_proj.weight": ("BF16", [6, 4], bytes(48)),
+            "model.layers.0.mlp.experts.down_proj": ("BF16", [2, 4, 3], bytes(48)),
+            "model.norm.weight": ("BF16", [4], bytes(8)),
+            "lm_head.weight": ("BF16", [8, 4], bytes(64)),
+            "visual.blocks.0.proj.weight": ("BF16", [4, 4], bytes(32)),
+        },
+    )
+    assert checkpoint.layer_numbers(tmp_path) == 6 * 4 + 2 * 4 * 3
+
+
 def test_a_quantized_precision_that_quantized_nothing_is_refused() -> None:
     with pytest.raises(RefusedError, match="none of the artifact's 1 layers") as refusal:
-        Coverage((EMBEDDING, LEFT_ALONE)).check("Q4_K_M", None, None)
+        Coverage((EMBEDDING, LEFT_ALONE)).check("Q4_K_M", None, None, 0)
     assert refusal.value.reason == "NothingQuantized"
 
 
 @pytest.mark.parametrize("precision", ["F16", "FP32"])
 def test_a_precision_of_floats_quantizes_nothing_and_is_held_to_its_band(precision: str) -> None:
     coverage = Coverage((LEFT_ALONE,))
-    coverage.check(precision, Decimal("15.5"), Decimal("17"))
+    coverage.check(precision, Decimal("15.5"), Decimal("17"), 0)
     with pytest.raises(RefusedError):
-        coverage.check(precision, Decimal("31"), Decimal("33"))
+        coverage.check(precision, Decimal("31"), Decimal("33"), 0)
 
 
 def test_an_empty_artifact_is_refused() -> None:
     with pytest.raises(RefusedError, match="no layer"):
-        Coverage((EMBEDDING,)).check("F16", None, None)
+        Coverage((EMBEDDING,)).check("F16", None, None, 0)
+
+
+def test_a_tensor_in_two_files_is_an_error(tmp_path: Path) -> None:
+    for file in ("model.safetensors", "model-00002-of-00002.safetensors"):
+        write_safetensors(tmp_path / file, {"a.weight": ("I8", [2, 2], bytes(4))})
+    with pytest.raises(ValueError, match=r"a\.weight is in model-00002-of-00002\.safetensors and"):
+        checkpoint.tensors(tmp_path)
 
 
 def test_packed_and_integer_layers_count_with_their_scales(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from quantop_adapters import perplexity, stage
 from quantop_adapters.coverage import Coverage, Weight
@@ -33,6 +34,10 @@ class FakeToolchain:
     def __init__(self) -> None:
         self.runs = 0
         self.failure: Exception | None = None
+        self.unreadable: Exception | None = None
+        self.quantized = 100
+        self.tokens: Mapping[str, int] = {}
+        self.logit = 0.0
 
     def version(self) -> str:
         return "1"
@@ -46,10 +51,17 @@ class FakeToolchain:
             raise self.failure
 
     def coverage(self, artifact: Path) -> Coverage:
-        return Coverage((Weight(100, 450, is_layer=True, quantized=True),))
+        if self.unreadable:
+            raise self.unreadable
+        return Coverage((Weight(self.quantized, self.quantized * 9 // 2, True, True),))
+
+    def vocabulary(self, artifact: Path) -> Mapping[str, int]:
+        return self.tokens
 
     def scorer(self, task: stage.Task) -> perplexity.Scorer:
-        raise AssertionError("there is no evaluation text")
+        if self.failure:
+            raise self.failure
+        return lambda window: [np.full((len(window), 64), self.logit)]
 
 
 Run = Callable[..., int]
@@ -212,6 +224,74 @@ def test_the_band_of_the_recipe_is_held(work: Path, run: Run) -> None:
     assert status == stage.EXIT_REFUSED
     assert message(work)["reason"] == "BitsPerWeightOutOfBand"
     assert not (work / "state" / "quality.json").exists()
+
+
+def refused(work: Path, run: Run, toolchain: FakeToolchain) -> dict[str, str]:
+    """The message of an evaluation that refuses what was made, for good and without figures."""
+    assert run(toolchain, "evaluate") == stage.EXIT_REFUSED
+    assert not (work / "state" / "quality.json").exists()
+    return message(work)
+
+
+def test_an_artifact_that_its_engine_cannot_load_is_refused_without_a_text(
+    work: Path, run: Run
+) -> None:
+    toolchain = FakeToolchain()
+    run(toolchain)
+    toolchain.failure = RefusedError("ArtifactNotLoadable", "the engine cannot load it")
+    assert refused(work, run, toolchain)["reason"] == "ArtifactNotLoadable"
+
+
+@pytest.mark.parametrize("logit", [float("nan"), float("inf")])
+def test_an_artifact_that_computes_no_numbers_is_refused_without_a_text(
+    work: Path, run: Run, logit: float
+) -> None:
+    toolchain = FakeToolchain()
+    run(toolchain)
+    toolchain.logit = logit
+    assert refused(work, run, toolchain)["reason"] == "PerplexityNotFinite"
+
+
+def test_an_artifact_that_cannot_be_read_back_is_refused_and_not_tried_again(
+    work: Path, run: Run
+) -> None:
+    toolchain = FakeToolchain()
+    run(toolchain)
+    toolchain.unreadable = ValueError("cannot reshape array of size 3")
+    found = refused(work, run, toolchain)
+    assert found["reason"] == "ArtifactNotReadable"
+    assert "ValueError: cannot reshape array of size 3" in found["message"]
+
+
+def test_layers_that_were_left_as_they_are_are_missed(work: Path, run: Run) -> None:
+    """The source's one layer has 24 numbers."""
+    toolchain = FakeToolchain()
+    run(toolchain)
+    toolchain.quantized = 22
+    found = refused(work, run, toolchain)
+    assert found["reason"] == "LayersLeftUnquantized"
+    assert "hold 22 numbers and the source's layers 24" in found["message"]
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [{"a": 1, "b": 0}, {"a": 0}, {"a": 0, "c": 1}, {}],
+    ids=["permuted", "missing", "another", "none"],
+)
+def test_another_tokenizer_than_the_sources_is_refused(
+    work: Path, run: Run, tokens: dict[str, int]
+) -> None:
+    tokenizer = {"model": {"vocab": {"a": 0, "b": 1, "<s>": 2}}}
+    added = {"added_tokens": [{"content": "<s>", "id": 2}]}
+    (work / "source" / "tokenizer.json").write_text(json.dumps(tokenizer | added))
+    toolchain = FakeToolchain()
+    run(toolchain)
+    toolchain.tokens = tokens
+    found = refused(work, run, toolchain)
+    assert found["reason"] == "TokenizerDiffers"
+    assert "'a'" in found["message"] or "'b'" in found["message"]
+    toolchain.tokens = {"a": 0, "b": 1, "[PAD2]": 2}
+    assert run(toolchain, "evaluate") == stage.EXIT_DONE
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from quantop.api import quantizedmodel
 from quantop.api.crds import crds
 from quantop.api.kinds import KINDS
 
@@ -42,6 +43,14 @@ UNUSABLE = {"gpu": "1"}
 AUTO = {f"{QUANTIZATION}.precision": "Auto", f"{QUANTIZATION}.method": None}
 
 REFUSALS = [
+    *(
+        Refusal(
+            QM,
+            "spec.quality.minTopTokenAgreementPercent must be at most 100",
+            {"spec.quality.minTopTokenAgreementPercent": above},
+        )
+        for above in (101, "100.1")
+    ),
     Refusal(QM, "metadata.name must be at most 46 characters", {"metadata.name": "a" * 47}),
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "4bit"}),
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "q4.1"}),
@@ -102,9 +111,12 @@ REFUSALS = [
         Refusal(
             QM,
             "spec.quantization.precision Auto needs a limit that the choice must keep: set spec.q",
-            {**AUTO, without: None},
+            {**AUTO, **dict.fromkeys(without)},
         )
-        for without in ("spec.quality", "spec.quality.maxPerplexityIncreasePercent")
+        for without in (
+            ["spec.quality"],
+            [f"spec.quality.{limit}" for limit in quantizedmodel.LIMITS],
+        )
     ),
     Refusal(
         QM,
@@ -184,6 +196,13 @@ def rules_of(schema: Object) -> Iterator[str]:
 def test_a_good_manifest_is_taken(kubectl: Kubectl, kind: str) -> None:
     """Else a refusal would prove nothing."""
     answer = kubectl.try_apply(good(kind))
+    assert answer.ok, answer.text
+
+
+@pytest.mark.parametrize("limit", quantizedmodel.LIMITS)
+def test_any_limit_will_do_for_a_choice(kubectl: Kubectl, limit: str) -> None:
+    others = {f"spec.quality.{other}": None for other in quantizedmodel.LIMITS if other != limit}
+    answer = kubectl.try_apply(Refusal(QM, "", {**AUTO, **others}).manifest())
     assert answer.ok, answer.text
 
 

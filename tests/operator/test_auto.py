@@ -215,7 +215,7 @@ def test_when_nothing_passes_the_object_says_what_to_do(
     stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "NoCandidatePasses")
     assert "The best is B9 (5.100 bits per weight, 9.0 MiB)" in stalled["message"]
     assert "rose by 0.050 %" in stalled["message"]
-    assert "raise the limit" in stalled["message"]
+    assert "loosen the limit" in stalled["message"]
     assert cluster.condition(namespace, "tiny", "Ready")["reason"] == "NoCandidatePasses"
     assert states(cluster, namespace)["B9"] == "Rejected"
     assert cluster.served_precisions(namespace) == set()

@@ -352,15 +352,16 @@ class _View:
         """The one that lost the least."""
         measured = [name for name in names if not self.known[name].failure]
 
-        def order(name: str) -> tuple[Decimal, int, str]:
+        def order(name: str) -> tuple[Decimal, Decimal, int, str]:
             found = self.known[name]
-            return _loss(found.quality), found.size_bytes, name
+            return *_losses(found.quality), found.size_bytes, name
 
         return min(measured, key=order, default=None)
 
 
-def _loss(quality: QualityStatus | None) -> Decimal:
-    """How much was lost, for an order; what was not measured may have lost anything."""
-    if quality is None or quality.increase_percent is None:
-        return Decimal("Infinity")
-    return Decimal(quality.increase_percent)
+def _losses(quality: QualityStatus | None) -> tuple[Decimal, Decimal]:
+    """How much was lost, for an order: the divergence, which falls steadily with more bits, then
+    the perplexity's increase. What was not measured may have lost anything."""
+    figures = (quality.mean_kl_divergence, quality.increase_percent) if quality else (None, None)
+    divergence, increase = (Decimal(figure or "Infinity") for figure in figures)
+    return divergence, increase

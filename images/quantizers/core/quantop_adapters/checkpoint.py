@@ -45,6 +45,10 @@ TYPE_BYTES = {
     "F64": 8,
 }
 
+# Parts of names of tensors that no text format quantizes: the output layer, which some leave as it
+# is, and what looks at images or listens.
+NOT_QUANTIZED = ("lm_head", "vision", "visual", "audio")
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -74,17 +78,82 @@ class Tensor:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's safetensors files by name, read from their headers."""
-    found = {}
+    """Every tensor of a folder's safetensors files by name, read from their headers.
+
+    Raises:
+        ValueError: two files hold a tensor of the same name; which one a reader takes is chance.
+    """
+    found: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
             header = json.loads(handle.read(length))
         for name, entry in header.items():
+            if name in found:
+                raise ValueError(f"{name} is in {found[name].file.name} and in {file.name}")
             if name != "__metadata__":
                 start = 8 + length + entry["data_offsets"][0]
                 found[name] = Tensor(name, entry["dtype"], tuple(entry["shape"]), file, start)
     return found
+
+
+def is_layer(tensor: Tensor) -> bool:
+    """Whether it is a matrix to multiply by, or a stack of them; embeddings are looked up."""
+    return len(tensor.shape) in (2, 3) and "embed" not in tensor.name
+
+
+def layer_numbers(folder: Path) -> int:
+    """How many numbers the layers of the language model hold, without its output layer.
+
+    Towers for other media are not counted: text formats leave them out.
+    """
+    return sum(
+        tensor.numbers
+        for tensor in tensors(folder).values()
+        if is_layer(tensor) and not any(part in tensor.name for part in NOT_QUANTIZED)
+    )
+
+
+def vocabulary(folder: Path) -> dict[str, int]:
+    """The tokens of a folder's tokenizer and their ids; empty where no file tells them."""
+    tokenizer = read_json(folder / "tokenizer.json")
+    entries = (tokenizer.get("model") or {}).get("vocab") or {}
+    if isinstance(entries, list):
+        entries = {entry[0]: index for index, entry in enumerate(entries)}
+    if not entries and (folder / "tokenizer.model").is_file():
+        sentencepiece: Any = importlib.import_module("sentencepiece")
+        model = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
+        entries = {model.id_to_piece(index): index for index in range(model.get_piece_size())}
+    return dict(entries)
+
+
+def added_tokens(folder: Path) -> frozenset[str]:
+    """The tokens that were added to the tokenizer's own."""
+    added = read_json(folder / "tokenizer.json").get("added_tokens") or []
+    return frozenset(token["content"] for token in added)
+
+
+def check_vocabulary(source: Path, found: Mapping[str, int]) -> None:
+    """Refuse an artifact that has another tokenizer than its source.
+
+    Added tokens are left out: llama.cpp writes some of them otherwise, to the same effect.
+
+    Raises:
+        RefusedError: a token is missing or has another id.
+    """
+    added = added_tokens(source)
+    wrong = [
+        token
+        for token, index in vocabulary(source).items()
+        if token not in added and found.get(token) != index
+    ]
+    if wrong:
+        raise RefusedError(
+            "TokenizerDiffers",
+            f"{len(wrong)} of the source's tokens are not what they were in the artifact, first "
+            f"{wrong[0]!r}: served, it would read other text than it was sent; the conversion "
+            "went wrong",
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from quantop_adapters.refusal import RefusedError
 
 UNQUANTIZED = frozenset({"F16", "BF16", "FP16", "F32", "FP32"})
 """Precisions that convert a format without quantizing."""
+QUANTIZED_PERCENT_MIN = 95
+"""How much of the source's layers has to be quantized, in percent of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,21 @@ class Coverage:
             "totalLayers": self.total_layers,
         }
 
-    def check(self, precision: str, low: Decimal | None, high: Decimal | None) -> None:
+    def check(
+        self, precision: str, low: Decimal | None, high: Decimal | None, expected: int
+    ) -> None:
         """Refuse an artifact that is not what its precision promises.
+
+        `expected` is how many numbers the source's layers hold: nearly all of them have to be in
+        quantized layers. A few matrices stay as they are on purpose, such as a router of experts.
 
         The band from `low` to `high` holds for the bits per weight of the quantized layers: those
         depend on the precision alone, while embeddings left as they are weigh much in a small model
         and little in a large one.
 
         Raises:
-            RefusedError: nothing was quantized, or the bits per weight lie outside the band.
+            RefusedError: nothing was quantized, or less than the source's layers, or the bits per
+                weight lie outside the band.
         """
         if not self.total_layers:
             raise RefusedError("EmptyArtifact", "the artifact holds no layer at all")
@@ -87,6 +95,14 @@ class Coverage:
                 f"spec.quantization.precision is {precision}, but none of the artifact's "
                 f"{self.total_layers} layers is quantized; their shapes may not suit it: choose "
                 "another precision",
+            )
+        done = sum(w.numbers for w in self.weights if w.quantized and w.is_layer)
+        if precision not in UNQUANTIZED and done * 100 < expected * QUANTIZED_PERCENT_MIN:
+            raise RefusedError(
+                "LayersLeftUnquantized",
+                f"spec.quantization.precision is {precision}, but the artifact's quantized layers "
+                f"hold {done:,} numbers and the source's layers {expected:,}; the shapes of the "
+                "others may not suit it: choose another precision",
             )
         found = self.quantized_bits_per_weight
         if (low is not None and found < low) or (high is not None and found > high):

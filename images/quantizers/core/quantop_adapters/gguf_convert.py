@@ -45,23 +45,18 @@ def is_plain_byte_level(source: Path) -> bool:
     )
 
 
-def vocabulary(source: Path) -> set[str]:
-    """Every token of tokenizer.json, the added ones too; empty for a SentencePiece model alone."""
-    tokenizer = checkpoint.read_json(source / "tokenizer.json")
-    tokens = (tokenizer.get("model") or {}).get("vocab") or {}
-    added = {token["content"] for token in tokenizer.get("added_tokens") or []}
-    return added | {entry if isinstance(entry, str) else entry[0] for entry in tokens}
-
-
 def display_name(model_name: str, source: Path) -> str:
     """The name to write into the file: the object's, unless it means something to llama.cpp."""
-    if PHI3_NAMES.search(model_name) and not vocabulary(source) >= PHI3_TOKENS:
+    tokens = checkpoint.vocabulary(source).keys() | checkpoint.added_tokens(source)
+    if PHI3_NAMES.search(model_name) and not tokens >= PHI3_TOKENS:
         return PHI3_NAMES.sub(r"\1", model_name)
     return model_name
 
 
-def convert(source: Path, target: Path, model_name: str) -> bool:
+def convert(source: Path, target: Path, model_name: str, float_type: str) -> bool:
     """Write `target` and say whether the tokenizer was mapped to GPT-2's, which wants a check.
+
+    `float_type` is the type of its matrices, F16 or BF16.
 
     Raises:
         RefusedError: the converter knows neither the architecture nor the tokenizer.
@@ -108,7 +103,7 @@ def convert(source: Path, target: Path, model_name: str) -> bool:
     with torch.inference_mode():
         converter = converter_type(
             source,
-            gguf.LlamaFileType.MOSTLY_F16,
+            getattr(gguf.LlamaFileType, f"MOSTLY_{float_type}"),
             target,
             model_name=display_name(model_name, source),
         )

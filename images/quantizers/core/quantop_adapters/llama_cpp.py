@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,37 +42,28 @@ SAMPLE = (
 )
 
 
-class Engine:
-    """A GGUF file loaded into llama.cpp through its library."""
+class Model:
+    """A GGUF file opened by llama.cpp through its library."""
 
-    def __init__(self, path: Path, context: int, threads: int) -> None:
-        """Load the file for sequences of at most `context` tokens.
+    def __init__(self, path: Path, vocabulary_only: bool = False) -> None:
+        """Open the file, and look at every number in it unless only its vocabulary is wanted.
 
         Raises:
-            RefusedError: llama.cpp cannot load it.
+            RefusedError: llama.cpp cannot load it, or a number in it is not finite.
         """
         self.library: Any = import_from_llama_cpp("llama_cpp.llama_cpp")
         self._log = self.library.llama_log_callback(self._on_log)
         self._problems: list[str] = []
         self.library.llama_log_set(self._log, ctypes.c_void_p(0))
         self.library.llama_backend_init()
-        model_parameters = self.library.llama_model_default_params()
-        self.model = self.library.llama_model_load_from_file(str(path).encode(), model_parameters)
+        parameters = self.library.llama_model_default_params()
+        parameters.vocab_only = vocabulary_only
+        parameters.check_tensors = not vocabulary_only
+        self.model = self.library.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.model:
             raise RefusedError(
                 "ArtifactNotLoadable",
-                f"llama.cpp cannot load the GGUF file it made: {' '.join(self._problems[-3:])}",
-            )
-        parameters = self.library.llama_context_default_params()
-        parameters.n_ctx = context
-        parameters.n_batch = parameters.n_ubatch = min(BATCH, context)
-        parameters.n_threads = parameters.n_threads_batch = threads
-        self.context = self.library.llama_init_from_model(self.model, parameters)
-        if not self.context:
-            raise RefusedError(
-                "ArtifactNotLoadable",
-                f"llama.cpp cannot make a context of {context} tokens: "
-                f"{' '.join(self._problems[-3:])}",
+                f"llama.cpp cannot load the GGUF file it made: {self.problems}",
             )
         self.vocabulary = self.library.llama_model_get_vocab(self.model)
         self.vocabulary_size: int = self.library.llama_vocab_n_tokens(self.vocabulary)
@@ -82,6 +72,11 @@ class Engine:
         """Keep warnings and errors (ggml's levels 3 and 4) for messages."""
         if level in (3, 4):
             self._problems.append(text.decode(errors="replace").strip())
+
+    @property
+    def problems(self) -> str:
+        """What llama.cpp warned of last."""
+        return " ".join(self._problems[-3:])
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text without special tokens."""
@@ -92,15 +87,44 @@ class Engine:
         )
         return list(ids[: max(0, count)])
 
-    def score(self, window: Sequence[int]) -> float:
-        """Sum of negative log likelihoods (nats) of a window at its positions 1 to L-1.
+    def tokens(self) -> dict[str, int]:
+        """Every token and its id."""
+        text = self.library.llama_vocab_get_text
+        return {
+            text(self.vocabulary, index).decode(errors="replace"): index
+            for index in range(self.vocabulary_size)
+        }
+
+
+class Engine(Model):
+    """A GGUF file loaded for inference."""
+
+    def __init__(self, path: Path, context: int, threads: int) -> None:
+        """Load the file for sequences of at most `context` tokens.
+
+        Raises:
+            RefusedError: llama.cpp cannot load it, or a number in it is not finite.
+        """
+        super().__init__(path)
+        parameters = self.library.llama_context_default_params()
+        parameters.n_ctx = context
+        parameters.n_batch = parameters.n_ubatch = min(BATCH, context)
+        parameters.n_threads = parameters.n_threads_batch = threads
+        self.context = self.library.llama_init_from_model(self.model, parameters)
+        if not self.context:
+            raise RefusedError(
+                "ArtifactNotLoadable",
+                f"llama.cpp cannot make a context of {context} tokens: {self.problems}",
+            )
+
+    def score(self, window: Sequence[int]) -> Iterator[Any]:
+        """The logits at each of a window's positions, as many at a time as are decoded at once.
 
         Raises:
             RuntimeError: llama.cpp could not decode.
         """
         numpy: Any = importlib.import_module("numpy")
         self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
-        total = 0.0
         batch = self.library.llama_batch_init(BATCH, 0, 1)
         try:
             for start in range(0, len(window), BATCH):
@@ -113,18 +137,13 @@ class Engine:
                     batch.seq_id[index][0] = 0
                     batch.logits[index] = 1
                 if self.library.llama_decode(self.context, batch) != 0:
-                    raise RuntimeError(
-                        f"llama.cpp could not decode: {' '.join(self._problems[-3:])}"
-                    )
-                targets = window[start + 1 : start + 1 + len(ids)]
-                logits = numpy.ctypeslib.as_array(
+                    raise RuntimeError(f"llama.cpp could not decode: {self.problems}")
+                yield numpy.ctypeslib.as_array(
                     self.library.llama_get_logits(self.context),
                     shape=(len(ids), self.vocabulary_size),
                 )
-                total += perplexity.negative_log_likelihood(logits, targets)
         finally:
             self.library.llama_batch_free(batch)
-        return total
 
 
 class LlamaCpp:
@@ -149,12 +168,16 @@ class LlamaCpp:
         return (root / "VERSION").read_text().strip()
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
-        """Convert, quantize and load the result once."""
+        """Convert and quantize."""
         weighted = self._weighted(task)
         progress("converting the checkpoint to GGUF", 5)
         output = target / ARTIFACT
-        full = output if task.precision == "F16" else task.scratch / "f16.gguf"
-        mapped = convert(task.source, full, task.model_name)
+        full = output if task.precision == "F16" else task.scratch / "full.gguf"
+        # What is in BF16 stays in it on the way: F16 has less range.
+        tensors = checkpoint.tensors(task.source).values()
+        types = {tensor.dtype for tensor in tensors if checkpoint.is_layer(tensor)}
+        kept = "BF16" if task.precision != "F16" and types == {"BF16"} else "F16"
+        mapped = convert(task.source, full, task.model_name, kept)
         if mapped:
             check_tokenizer(full, task)
         if full != output:
@@ -165,14 +188,6 @@ class LlamaCpp:
             progress(f"quantizing to {task.precision}", 60, full.stat().st_size)
             command += [str(full), str(output), task.precision, str(task.threads)]
             stage.run_tool(command, on_line=tensor_progress(progress))
-        progress("loading the result", 95, output.stat().st_size)
-        engine = Engine(output, 64, task.threads)
-        if not math.isfinite(engine.score(engine.tokenize(SAMPLE)[:32])):
-            raise RefusedError(
-                "PerplexityNotFinite",
-                f"the model computes no finite numbers at {task.precision}; choose another "
-                "precision",
-            )
 
     def _weighted(self, task: stage.Task) -> bool:
         """Whether an importance matrix is to be used."""
@@ -243,10 +258,13 @@ class LlamaCpp:
             )
         )
 
+    def vocabulary(self, artifact: Path) -> Mapping[str, int]:
+        """Ask llama.cpp, which reads the file's token list."""
+        return Model(artifact / ARTIFACT, vocabulary_only=True).tokens()
+
     def scorer(self, task: stage.Task) -> perplexity.Scorer:
-        """Load the file with room for one evaluation window."""
-        assert task.evaluation is not None
-        return Engine(task.artifact / ARTIFACT, task.evaluation.sequence_length, task.threads).score
+        """Load the file with room for one window."""
+        return Engine(task.artifact / ARTIFACT, task.window_length, task.threads).score
 
 
 def tensor_progress(progress: stage.Progress) -> Any:
@@ -276,7 +294,7 @@ def check_tokenizer(path: Path, task: stage.Task) -> None:
     expected = list(
         checkpoint.load_tokenizer(task.source)(text, add_special_tokens=False).input_ids
     )
-    found = Engine(path, 64, task.threads).tokenize(text)
+    found = Model(path, vocabulary_only=True).tokenize(text)
     if found != expected:
         raise RefusedError(
             "UnsupportedTokenizer",

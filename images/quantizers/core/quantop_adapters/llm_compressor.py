@@ -74,7 +74,11 @@ class LlmCompressor:
         """Refuse a layer whose width no group fits, before hours of calibration."""
         group = GROUP_SIZE.get(task.precision, 1)
         for tensor in checkpoint.tensors(task.source).values():
-            if is_layer(tensor) and "lm_head" not in tensor.name and tensor.shape[1] % group:
+            if (
+                checkpoint.is_layer(tensor)
+                and "lm_head" not in tensor.name
+                and tensor.shape[1] % group
+            ):
                 raise RefusedError(
                     "UnsupportedShape",
                     f"precision {task.precision} groups {group} columns, and the source's "
@@ -101,17 +105,18 @@ class LlmCompressor:
                 rows, columns = shape.read_int64()
                 numbers = rows * columns
             bits = sum(part.bits for kind, part in kinds.items() if kind != "weight_shape")
-            weights.append(Weight(numbers, bits, quantized or is_layer(stored), quantized))
+            weights.append(
+                Weight(numbers, bits, quantized or checkpoint.is_layer(stored), quantized)
+            )
         return Coverage(tuple(weights))
+
+    def vocabulary(self, artifact: Path) -> Mapping[str, int]:
+        """Read the tokenizer's files."""
+        return checkpoint.vocabulary(artifact)
 
     def scorer(self, task: stage.Task) -> perplexity.Scorer:
         """Load the checkpoint by transformers, which unpacks it with compressed-tensors."""
-        return perplexity.transformers_scorer(task.artifact, "float32")
-
-
-def is_layer(tensor: checkpoint.Tensor) -> bool:
-    """Whether it is a matrix to multiply by; embeddings are looked up."""
-    return len(tensor.shape) == 2 and "embed" not in tensor.name
+        return perplexity.transformers_scorer(task.artifact, "artifact")
 
 
 def choose_method(task: stage.Task) -> str:

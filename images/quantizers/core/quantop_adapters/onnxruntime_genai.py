@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class OnnxruntimeGenai:
         return importlib.metadata.version("onnxruntime-genai")
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
-        """Run the builder, whose exit status says little, and load what it made."""
+        """Run the builder, whose exit status says little: what it wrote is what counts."""
         if task.method:
             raise RefusedError(
                 "UnsupportedMethod",
@@ -75,8 +75,6 @@ class OnnxruntimeGenai:
             ) from None
         if not (target / ARTIFACT).is_file():
             raise stage.ToolError(f"the builder ended without an error, but wrote no {ARTIFACT}")
-        progress("loading the result", 90)
-        session(target, task.threads)
 
     def coverage(self, artifact: Path) -> Coverage:
         """Count the graph's initializers; a quantized layer's node names those it consists of."""
@@ -106,10 +104,15 @@ class OnnxruntimeGenai:
         ]
         return Coverage(tuple(weights))
 
+    def vocabulary(self, artifact: Path) -> Mapping[str, int]:
+        """Read the tokenizer's files."""
+        return checkpoint.vocabulary(artifact)
+
     def scorer(self, task: stage.Task) -> perplexity.Scorer:
         """Run the graph with onnxruntime, feeding back what attention keeps."""
         numpy: Any = importlib.import_module("numpy")
         decoder = json.loads((task.artifact / "genai_config.json").read_text())["model"]["decoder"]
+        check_finite(task.artifact)
         run = session(task.artifact, task.threads)
         inputs = {entry.name for entry in run.get_inputs()}
         outputs = [entry.name for entry in run.get_outputs()]
@@ -118,8 +121,7 @@ class OnnxruntimeGenai:
             (1, decoder["num_key_value_heads"], 0, decoder["head_size"]), dtype=numpy.float32
         )
 
-        def score(window: Sequence[int]) -> float:
-            total = 0.0
+        def score(window: Sequence[int]) -> Iterator[Any]:
             past = dict.fromkeys(kept, empty)
             for start in range(0, len(window), BATCH):
                 ids = window[start : start + BATCH]
@@ -132,9 +134,7 @@ class OnnxruntimeGenai:
                     ]
                 found = dict(zip(outputs, run.run(outputs, {**feed, **past}), strict=True))
                 past = {name: found[name.replace("past_key_values", "present")] for name in kept}
-                targets = window[start + 1 : start + 1 + len(ids)]
-                total += perplexity.negative_log_likelihood(found["logits"][0], targets)
-            return total
+                yield found["logits"][0]
 
         return score
 
@@ -148,6 +148,29 @@ def stored_bits(onnx: Any, tensor: Any) -> int:
     """The bits that store an initializer."""
     size = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     return math.prod(int(dimension) for dimension in tensor.dims) * size * 8
+
+
+def check_finite(artifact: Path) -> None:
+    """Look at every number that is stored as a float: weights, and scales of quantized ones.
+
+    Raises:
+        RefusedError: one is not finite, or the file that holds it is cut off.
+    """
+    onnx: Any = importlib.import_module("onnx")
+    numpy: Any = importlib.import_module("numpy")
+    for tensor in onnx.load(artifact / ARTIFACT, load_external_data=False).graph.initializer:
+        try:
+            numbers = onnx.numpy_helper.to_array(tensor, str(artifact))
+        except (ValueError, OSError) as error:
+            raise RefusedError(
+                "ArtifactNotReadable",
+                f"the numbers of the artifact's {tensor.name} are not all there: {error}",
+            ) from None
+        if numbers.dtype.kind == "f" and not numpy.isfinite(numbers).all():
+            raise RefusedError(
+                "NumbersNotFinite",
+                f"the artifact's {tensor.name} holds numbers that are not finite",
+            )
 
 
 def session(folder: Path, threads: int) -> Any:

@@ -1,9 +1,9 @@
-"""Perplexity by the protocol `windows-v1`, the same for a source and for every format made of it.
+"""What is scored by the protocol `windows-v1`, the same for a source and every format made of it.
 
 The ids are the beginning-of-text token and the text's tokens without special ones, cut to a
 maximum. Consecutive windows that do not overlap are scored each alone at their positions 1 to L-1;
 a last partial window is left out. The perplexity is the exponential of the mean negative log
-likelihood.
+likelihood. `comparison` tells what else is measured on the same windows.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantop_adapters.checkpoint import first_sentence
 from quantop_adapters.refusal import RefusedError
 
 PROTOCOL = "windows-v1"
-ROWS_AT_ONCE = 256
-"""Rows of logits handled at once: a row of a large vocabulary is a megabyte in double precision."""
 
-Scorer = Callable[[Sequence[int]], float]
-"""From one window's ids to the sum of its negative log likelihoods in nats."""
+Scorer = Callable[[Sequence[int]], Iterable[Any]]
+"""From one window's ids to its logits: arrays of shape (rows, vocabulary) that together hold one
+row for each position, in order. An array is valid until the next one is asked for."""
 
 
 def read_text(path: Path) -> str:
@@ -62,13 +62,13 @@ def windows(tokens: Sequence[int], length: int) -> list[Sequence[int]]:
     return whole
 
 
-def perplexity(negative_log_likelihoods: Sequence[float], tokens: int, what: str) -> float:
-    """The exponential of the mean over `tokens` scored positions.
+def perplexity(negative_log_likelihoods: Sequence[float], what: str) -> float:
+    """The exponential of the mean of negative log likelihoods (nats), one for each position.
 
     Raises:
         RefusedError: it is not a finite number; such a model answers nothing of use.
     """
-    mean = math.fsum(negative_log_likelihoods) / tokens
+    mean = math.fsum(negative_log_likelihoods) / len(negative_log_likelihoods)
     value = math.exp(mean) if mean < 700 else math.inf
     if not math.isfinite(value):
         raise RefusedError(
@@ -76,38 +76,57 @@ def perplexity(negative_log_likelihoods: Sequence[float], tokens: int, what: str
             f"the {what}'s perplexity is not finite: its weights or this precision give no usable "
             "numbers",
         )
-    return round(value, 4)
+    return value
 
 
-def negative_log_likelihood(logits: Any, targets: Sequence[int]) -> float:
-    """Sum of -log softmax(logits)[target] over rows.
+def transformers_scorer(folder: Path, what: str) -> Scorer:
+    """Score by transformers on the CPU, in single precision.
 
     Args:
-        logits: array (rows, vocabulary) of any float type; row i predicts `targets[i]`.
-        targets: one id per row.
+        folder: a checkpoint.
+        what: `source` or `artifact`, for messages.
+
+    Raises:
+        RefusedError: transformers cannot load it, or a number in it is not finite.
     """
-    numpy: Any = importlib.import_module("numpy")
-    total = 0.0
-    for start in range(0, len(targets), ROWS_AT_ONCE):
-        chosen = targets[start : start + ROWS_AT_ONCE]
-        rows = numpy.asarray(logits[start : start + len(chosen)], dtype=numpy.float64)
-        rows = rows - rows.max(axis=-1, keepdims=True)
-        picked = rows[numpy.arange(len(chosen)), numpy.asarray(chosen)]
-        total += float((numpy.log(numpy.exp(rows).sum(axis=-1)) - picked).sum())
-    return total
-
-
-def transformers_scorer(folder: Path, dtype: str) -> Scorer:
-    """Score by transformers on the CPU, in the float type named."""
     torch: Any = importlib.import_module("torch")
     transformers: Any = importlib.import_module("transformers")
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
-    ).eval()
+    try:
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        model.eval()
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries below transformers each have their own
+        raise RefusedError(
+            f"{what.capitalize()}NotLoadable",
+            f"transformers cannot load the {what} "
+            f"({type(error).__name__}: {first_sentence(error)})",
+        ) from error
+    # transformers makes up what is missing and leaves what is too much.
+    strange = [*loaded["missing_keys"], *loaded["mismatched_keys"]]
+    if what == "artifact":
+        strange += loaded["unexpected_keys"]
+    if strange:
+        raise RefusedError(
+            f"{what.capitalize()}NotLoadable",
+            f"{len(strange)} tensors of the {what} are not those that its config.json asks for, "
+            f"first {min(map(str, strange))}",
+        )
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise RefusedError(
+                "NumbersNotFinite", f"the {what}'s {name} holds numbers that are not finite"
+            )
 
-    def score(window: Sequence[int]) -> float:
+    def score(window: Sequence[int]) -> Iterator[Any]:
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([list(window)]), use_cache=False).logits[0]
-        return negative_log_likelihood(logits.float().numpy(), window[1:])
+            ids = torch.tensor([list(window)])
+            yield model(input_ids=ids, use_cache=False).logits[0].float().numpy()
 
     return score

@@ -8,7 +8,6 @@ finished by `state/quantize.done` or the quality file, both written last.
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import logging
 import os
@@ -24,12 +23,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quantop_adapters import checkpoint, perplexity
+from quantop_adapters.comparison import Comparison
 from quantop_adapters.coverage import Coverage
 from quantop_adapters.refusal import RefusedError
 
 TERMINATION_MESSAGE_BYTES = 4096
 DEFAULT_METHOD = "Default"
 """How a Quantizer names a toolchain's only way; the same as no name at all."""
+TRIAL_WINDOW = tuple(range(32))
+"""Token ids that an artifact is tried on where no evaluation text is given."""
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
 
 
@@ -68,6 +70,11 @@ class Task:
     threads: int
     bits_per_weight_min: Decimal | None
     bits_per_weight_max: Decimal | None
+
+    @property
+    def window_length(self) -> int:
+        """Tokens that the artifact's engine is asked to hold while it is measured."""
+        return self.evaluation.sequence_length if self.evaluation else len(TRIAL_WINDOW)
 
     @property
     def scratch(self) -> Path:
@@ -135,8 +142,15 @@ class Toolchain(Protocol):
     def coverage(self, artifact: Path) -> Coverage:
         """Count weights and their stored bits from the artifact's own tensors."""
 
+    def vocabulary(self, artifact: Path) -> Mapping[str, int]:
+        """The artifact's tokens and their ids, from its own files."""
+
     def scorer(self, task: Task) -> perplexity.Scorer:
-        """Load the artifact into its own engine; the result scores one window of token ids."""
+        """Load the artifact into its own engine; the result scores one window of token ids.
+
+        Raises:
+            RefusedError: the engine cannot load it, or a number in it is not finite.
+        """
 
 
 @dataclass(frozen=True)
@@ -250,8 +264,11 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
 def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
     """Measure the artifact and write the quality file; what the termination message says.
 
+    Whatever the limits are, an artifact that is not whole, is not what the recipe promises, reads
+    text otherwise than its source or cannot be loaded by its engine goes no further.
+
     Raises:
-        RefusedError: the artifact is not what the recipe promises, or the text is too short.
+        RefusedError: it is such an artifact, or the text is too short.
     """
     progress = Progress("evaluate")
     if is_published(task):
@@ -261,8 +278,9 @@ def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
         progress("the measurements are finished already", 100)
         return {**json.loads(task.quality.read_text()), "message": "finished before"}
     progress("counting the artifact's tensors", 0)
-    coverage = toolchain.coverage(task.artifact)
-    coverage.check(task.precision, task.bits_per_weight_min, task.bits_per_weight_max)
+    coverage = count(toolchain, task)
+    progress("loading the artifact", 5)
+    artifact = toolchain.scorer(task)
     quality: dict[str, Any] = {
         "protocol": perplexity.PROTOCOL,
         "baselinePerplexity": None,
@@ -273,43 +291,65 @@ def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
         "evaluationSkipped": task.evaluation is None,
     }
     if task.evaluation:
-        length = task.evaluation.sequence_length
-        checkpoint.check_length(task.source, "spec.quality.evaluation.sequenceLength", length)
-        text = perplexity.read_text(task.evaluation.file)
-        tokens = checkpoint.token_ids(task.source, text)[: task.evaluation.max_tokens]
-        windows = perplexity.windows(tokens, length)
-        quality["tokens"] = len(windows) * (length - 1)
-        progress("loading the source", 5)
-        score = perplexity.transformers_scorer(task.source, "float32")
-        quality["baselinePerplexity"] = measure(windows, score, progress, "source", 10)
-        del score
-        gc.collect()
-        progress("loading the artifact", 50)
-        score = toolchain.scorer(task)
-        quality["perplexity"] = measure(windows, score, progress, "artifact", 55)
+        quality |= compare(task, task.evaluation, artifact, progress)
+    else:
+        trial = Comparison()
+        trial.add(TRIAL_WINDOW, artifact(TRIAL_WINDOW), artifact(TRIAL_WINDOW))
+        perplexity.perplexity(trial.artifact, "artifact")
     write_last(task.quality, json.dumps(quality, indent=1) + "\n")
     progress("measurements finished", 100)
     return quality
 
 
-def measure(
-    windows: Sequence[Sequence[int]],
-    score: perplexity.Scorer,
-    progress: Progress,
-    what: str,
-    start: int,
-) -> float:
-    """Perplexity over `windows`, reporting from `start` percent to 40 more on the way."""
+def count(toolchain: Toolchain, task: Task) -> Coverage:
+    """What the artifact's own files say that the recipe did.
 
-    def scored() -> list[float]:
-        negative_log_likelihoods = []
-        for index, window in enumerate(windows):
-            if index % max(1, len(windows) // 8) == 0:
-                progress(f"perplexity of the {what}", start + 40 * index // len(windows))
-            negative_log_likelihoods.append(score(window))
-        return negative_log_likelihoods
+    Raises:
+        RefusedError: it is not what the recipe promises, or they cannot be read.
+    """
+    try:
+        coverage = toolchain.coverage(task.artifact)
+        vocabulary = toolchain.vocabulary(task.artifact)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a parser says of a file that is cut off or garbled
+        traceback.print_exc()
+        raise RefusedError(
+            "ArtifactNotReadable",
+            f"{toolchain.name} left files that cannot be read back as {task.format} "
+            f"({type(error).__name__}: {checkpoint.first_sentence(error)}): the conversion went "
+            "wrong; look at the log of its quantize stage",
+        ) from error
+    coverage.check(
+        task.precision,
+        task.bits_per_weight_min,
+        task.bits_per_weight_max,
+        checkpoint.layer_numbers(task.source),
+    )
+    checkpoint.check_vocabulary(task.source, vocabulary)
+    return coverage
 
-    return perplexity.perplexity(scored(), sum(len(window) - 1 for window in windows), what)
+
+def compare(
+    task: Task, evaluation: Evaluation, artifact: perplexity.Scorer, progress: Progress
+) -> dict[str, object]:
+    """Score source and artifact on the evaluation text; the measurements by their names.
+
+    Raises:
+        RefusedError: the text is too short, or a perplexity is not finite.
+    """
+    length = evaluation.sequence_length
+    checkpoint.check_length(task.source, "spec.quality.evaluation.sequenceLength", length)
+    tokens = checkpoint.token_ids(task.source, perplexity.read_text(evaluation.file))
+    windows = perplexity.windows(tokens[: evaluation.max_tokens], length)
+    progress("loading the source", 10)
+    source = perplexity.transformers_scorer(task.source, "source")
+    comparison = Comparison()
+    for index, window in enumerate(windows):
+        if index % max(1, len(windows) // 16) == 0:
+            progress("comparing the artifact with its source", 15 + 84 * index // len(windows))
+        comparison.add(window, source(window), artifact(window))
+    return comparison.report()
 
 
 class ToolError(Exception):
