@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.operator import objects
-from tests.operator.conftest import Cluster, Operator
+from tests.operator.conftest import GROUP, VERSION, Cluster, Operator
 from tests.operator.fake_node import FakeNode, Runs, refuses
 
 BASELINE = 48.1
@@ -347,6 +347,24 @@ def test_another_source_or_image_starts_another_search(
     del node.behaviours["tiny", "quantize"]
     settled(cluster, namespace)
     assert candidate(cluster, namespace, "B4")["key"] != before
+
+
+def test_what_is_known_outlives_a_quantizer_that_is_away_for_a_while(
+    cluster: Cluster, operator: Operator, namespace: str, node: FakeNode
+) -> None:
+    cluster.apply(auto(namespace))
+    settled(cluster, namespace)
+    before = states(cluster, namespace)
+    cluster.custom.delete_cluster_custom_object(GROUP, VERSION, "quantizers", "ladder")
+    cluster.wait_for(namespace, "tiny", "Stalled", "True", "QuantizerNotFound")
+    assert states(cluster, namespace) == before
+    assert cluster.served_precisions(namespace) == {"B4"}
+    mark = cluster.plane.audit.mark()
+    cluster.apply(ladder()[0])
+    cluster.wait_for(namespace, "tiny", "Stalled", "False")
+    settled(cluster, namespace)
+    assert states(cluster, namespace) == before
+    assert [call for call in cluster.writes(mark) if call.resource == "jobs"] == []
 
 
 def test_what_the_store_has_is_not_converted_again(

@@ -144,8 +144,8 @@ def agreement(cases: list[Case]) -> float:
 
 def test_the_search_chooses_as_trying_all_does_for_less_than_half_of_the_conversions() -> None:
     print(f"\n{'model':12} {'cases':>5} {'same choice':>11} {'of conversions':>14}")
-    for model in MODELS:
-        cases = [case for case in CASES if case.model == model]
+    for model in [*MODELS, "all"]:
+        cases = [case for case in CASES if model in (case.model, "all")]
         tried = sum(len(searched(case)[1]) for case in cases)
         part = tried / sum(len(case.losses) for case in cases)
         same = agreement(cases)
@@ -181,6 +181,11 @@ def test_what_is_chosen_passes_and_the_order_of_options_does_not_matter(case: Ca
     shuffled = random.Random(1).sample(case.options, len(case.options))
     outcomes = {name: case.outcomes[name] for name in tried}
     assert next_move(shuffled, outcomes) == Choose(name)
+
+
+def test_what_promises_nothing_comes_last() -> None:
+    unknown = Option("a", Decimal(0), Decimal("Infinity"))
+    assert search.in_order([unknown, *options(3)[1:]])[-1] == unknown
 
 
 def options(count: int) -> list[Option]:

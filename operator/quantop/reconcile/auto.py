@@ -36,6 +36,7 @@ OF_ALL_ALIKE = {
     Reason.OUT_OF_MEMORY,
     "CalibrationTextTooShort",
     "CustomCode",
+    "DiskFull",
     "EvaluationTextTooShort",
     "InvalidSource",
     "SequenceTooLong",
@@ -45,7 +46,7 @@ OF_ALL_ALIKE = {
     "UnsupportedFormat",
     "UnsupportedTokenizer",
 }
-"""What those stages say of the source, the texts or the Quantizer, whatever the precision."""
+"""What those stages say of the source, the texts or the node, whatever the precision."""
 MESSAGE_LENGTH = 1024
 
 
@@ -89,7 +90,8 @@ def next_step(snapshot: Snapshot, store: ModelStoreSpec) -> AutoStep:
     """Take the search as far as what is known allows."""
     offered = choices.offered_precisions(snapshot)
     if isinstance(offered, Problem):
-        return AutoStep(ArtifactStep(problem=offered))
+        # What is known stays known until there is a Quantizer again.
+        return AutoStep(ArtifactStep(problem=offered), list(snapshot.status.candidates))
     entries = _entries(snapshot, store, offered)
     view = _View(snapshot, entries, _recalled(entries, snapshot.status.candidates))
     able = {e.option.precision: e for e in entries if e.quantizer is not None}
