@@ -1,5 +1,6 @@
 """``precision: Auto`` chooses what trying all would, with the real toolchain, for half the work."""
 
+from collections.abc import Callable
 from decimal import Decimal
 
 from e2e.kubectl import Object
@@ -12,11 +13,13 @@ LIMIT = "0.5"
 EVALUATION = {"uri": text_uri("evaluation.txt"), "maxTokens": 4096}
 
 
-def test_the_choice_is_that_of_trying_all(team: Team) -> None:
+def test_the_choice_is_that_of_trying_all(team: Team, new_checkpoint: Callable[[str], str]) -> None:
+    source = new_checkpoint("tiny-llama")
     name = team.apply(
         quantized_model(
             "auto",
             ("GGUF", "Auto"),
+            source,
             quantization={"auto": {"precisions": PRECISIONS}},
             quality={"evaluation": EVALUATION, "maxPerplexityIncreasePercent": LIMIT},
         )
@@ -31,7 +34,7 @@ def test_the_choice_is_that_of_trying_all(team: Team) -> None:
         PRECISIONS
     )
 
-    measured = all_measured(team)
+    measured = all_measured(team, source)
     print(f"\n{'precision':10} {'bytes':>8} {'rose %':>8} state")
     for precision, (size, increase) in measured.items():
         print(f"{precision:10} {size:8} {increase:>8} {candidates[precision]['state']}")
@@ -59,13 +62,14 @@ def chosen(model: Object) -> str | None:
     return next((n for n, c in listed(model).items() if c["state"] == "Chosen"), None)
 
 
-def all_measured(team: Team) -> dict[str, tuple[int, Decimal]]:
+def all_measured(team: Team, source: str) -> dict[str, tuple[int, Decimal]]:
     """Size and increase of every precision, each made by an object that names it."""
     names = {
         precision: team.apply(
             quantized_model(
                 precision.lower().replace("_", "-"),
                 ("GGUF", precision),
+                source,
                 quality={"evaluation": EVALUATION},
                 serving=None,
             )
