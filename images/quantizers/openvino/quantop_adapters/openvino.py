@@ -201,7 +201,8 @@ def export(task: stage.Task, folder: Path) -> None:
         raise RefusedError(
             "UnsupportedArchitecture",
             f"the source's config.json says {checkpoint.architecture(config)}, which optimum-intel "
-            f"cannot export ({checkpoint.first_sentence(error)})",
+            f"cannot export ({checkpoint.first_sentence(error)}); choose another format or another "
+            "model",
         ) from None
 
 
