@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference" / "reasons.md").read_text()
 SOURCES = (
     ROOT / "operator" / "quantop_worker",
-    ROOT / "images" / "quantizers" / "core" / "quantop_adapters",
+    ROOT / "images" / "quantizers",
 )
 ERRORS = {"RefusedError", "TryAgainError", "StageError"}
 

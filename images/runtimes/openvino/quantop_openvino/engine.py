@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ class OpenVinoEngine:
         Raises RuntimeError when OpenVINO cannot load it, OSError when config.json cannot be read.
         """
         described = json.loads((model_dir / "config.json").read_text())
-        self.context_length: int = described["max_position_embeddings"]
+        # Some architectures know no bound of their own; the server's settings have one.
+        self.context_length: int = described.get("max_position_embeddings", sys.maxsize)
         self.vocabulary_size: int = described["vocab_size"]
         self._tokenizer = openvino_genai.Tokenizer(str(model_dir))
         self._numbers = itertools.count()
