@@ -19,6 +19,7 @@ from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.refusal import RefusedError
 
 ARTIFACT = "openvino_model.xml"
+TOKENIZER, DETOKENIZER = "openvino_tokenizer.xml", "openvino_detokenizer.xml"
 # Written by the export from the checkpoint's own, and read by OpenVINO GenAI.
 CONFIGURATIONS = ("config.json", "generation_config.json")
 ROUND_TO_NEAREST, AWQ, GPTQ, SMOOTHQUANT = "RTN", "AWQ", "GPTQ", "SmoothQuant"
@@ -71,6 +72,7 @@ class OpenVino:
         openvino: Any = importlib.import_module("openvino")
         progress("converting the tokenizer", 10)
         write_tokenizer(task.source, target)
+        check_tokenizer(task, target)
         rows = calibration.token_rows(task) if task.calibration else []
         progress("exporting the checkpoint", 20)
         exported = task.scratch / "exported"
@@ -92,12 +94,13 @@ class OpenVino:
         return Coverage(tuple(weight(operand) for operand in operands(artifact)))
 
     def vocabulary(self, artifact: Path) -> Mapping[str, int]:
-        """Read the tokenizer's files: that its graph says the same was seen when it was made."""
+        """Read the tokenizer's files; what its graph does is looked at before scoring."""
         return checkpoint.vocabulary(artifact)
 
     def scorer(self, task: stage.Task) -> perplexity.Scorer:
         """Run the graph with OpenVINO, whose state keeps what attention has seen of a window."""
         check_finite(task.artifact)
+        check_tokenizer(task, task.artifact)
         request = compiled(task.artifact, task.threads).create_infer_request()
         names = input_names(request.model_inputs)
 
@@ -149,30 +152,64 @@ def write_tokenizer(source: Path, target: Path) -> None:
     """Write the tokenizer as graphs that OpenVINO runs, and as the checkpoint has it.
 
     Raises:
-        RefusedError: it cannot be converted, or the graph splits text otherwise.
+        RefusedError: it cannot be converted.
     """
     openvino: Any = importlib.import_module("openvino")
     tokenizers: Any = importlib.import_module("openvino_tokenizers")
-    tokenizer = checkpoint.load_tokenizer(source)
     try:
-        forth, back = tokenizers.convert_tokenizer(tokenizer, with_detokenizer=True)
-        found = openvino.compile_model(forth, "CPU")([SAMPLE])["input_ids"][0].tolist()
+        forth, back = tokenizers.convert_tokenizer(
+            checkpoint.load_tokenizer(source), with_detokenizer=True
+        )
+    except RefusedError:
+        raise
     except Exception as error:  # its errors share no base class of their own
         raise RefusedError(
             "UnsupportedTokenizer",
             "openvino_tokenizers cannot convert the source's tokenizer "
             f"({checkpoint.first_sentence(error)}): choose another format",
         ) from None
-    expected = list(tokenizer(SAMPLE).input_ids)
+    openvino.save_model(forth, target / TOKENIZER)
+    openvino.save_model(back, target / DETOKENIZER)
+    checkpoint.copy_tokenizer(source, target)
+
+
+def check_tokenizer(task: stage.Task, artifact: Path) -> None:
+    """Compare what the artifact's graphs make of a text, and of its ids, with the checkpoint's own.
+
+    Raises:
+        RefusedError: they differ, so the served model would read or write other text.
+    """
+    openvino: Any = importlib.import_module("openvino")
+    # It teaches OpenVINO the operations of these graphs.
+    importlib.import_module("openvino_tokenizers")
+    text = SAMPLE
+    for given in (task.evaluation, task.calibration):
+        if given:
+            text += perplexity.read_text(given.file)[:4000]
+    tokenizer = checkpoint.load_tokenizer(task.source)
+    expected = list(tokenizer(text).input_ids)
+    try:
+        core = openvino.Core()
+        found = core.compile_model(artifact / TOKENIZER, "CPU")([text])["input_ids"][0].tolist()
+        written = core.compile_model(artifact / DETOKENIZER, "CPU")([[expected]])[0][0]
+    except RuntimeError as error:
+        raise RefusedError(
+            "ArtifactNotLoadable",
+            f"OpenVINO cannot run the artifact's tokenizer: {last_line(error)}",
+        ) from None
     if found != expected:
         raise RefusedError(
             "UnsupportedTokenizer",
             f"OpenVINO splits text otherwise than the source's tokenizer ({len(found)} tokens for "
             f"{len(expected)}): choose another format",
         )
-    openvino.save_model(forth, target / "openvino_tokenizer.xml")
-    openvino.save_model(back, target / "openvino_detokenizer.xml")
-    checkpoint.copy_tokenizer(source, target)
+    # Spaces aside, which the two may tidy up otherwise.
+    original = tokenizer.decode(expected, skip_special_tokens=True)
+    if "".join(written.split()) != "".join(original.split()):
+        raise RefusedError(
+            "UnsupportedTokenizer",
+            "OpenVINO joins tokens otherwise than the source's tokenizer: choose another format",
+        )
 
 
 def export(task: stage.Task, folder: Path) -> None:
@@ -267,8 +304,13 @@ def compiled(folder: Path, threads: int) -> Any:
     except RuntimeError as error:
         raise RefusedError(
             "ArtifactNotLoadable",
-            f"OpenVINO cannot load the graph it made: {checkpoint.first_sentence(error)}",
+            f"OpenVINO cannot load the graph it made: {last_line(error)}",
         ) from None
+
+
+def last_line(error: RuntimeError) -> str:
+    """What OpenVINO says of an error, behind the lines that tell where in its code it was seen."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 @dataclass(frozen=True)
