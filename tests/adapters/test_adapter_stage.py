@@ -17,11 +17,10 @@ from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.llama_cpp import LlamaCpp
 from quantop_adapters.llm_compressor import LlmCompressor
 from quantop_adapters.onnxruntime_genai import OnnxruntimeGenai
+from quantop_adapters.openvino import OpenVino
 from quantop_adapters.refusal import RefusedError
 
 from tests.adapters.checkpoints import LLAMA, write_source
-
-ADAPTERS = Path(stage.__file__).parent.parent
 
 
 class FakeToolchain:
@@ -325,6 +324,27 @@ def test_another_tokenizer_than_the_sources_is_refused(
         (OnnxruntimeGenai(), {"PRECISION": "FP16"}, "UnsupportedPrecision", "FP32, INT8, INT4"),
         (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "leave it out"),
         (OnnxruntimeGenai(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "remove"),
+        (OpenVino(), {"METHOD": "RTN"}, "UnsupportedMethod", "for FP32: leave it out"),
+        (
+            OpenVino(),
+            {"PRECISION": "INT4", "METHOD": "HQQ"},
+            "UnsupportedMethod",
+            "makes INT4 by RTN, AWQ, GPTQ",
+        ),
+        (
+            OpenVino(),
+            {"PRECISION": "INT4", "METHOD": "AWQ"},
+            "CalibrationRequired",
+            "or set spec.quantization.method to RTN",
+        ),
+        (OpenVino(), {"PRECISION": "W8A8"}, "CalibrationRequired", "set spec.quantization"),
+        (
+            OpenVino(),
+            {"PRECISION": "INT4", "CALIBRATION_FILE": "/text"},
+            "CalibrationNotUsed",
+            "or set spec.quantization.method to AWQ or GPTQ",
+        ),
+        (OpenVino(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision FP32"),
     ],
 )
 def test_a_recipe_that_a_toolchain_cannot_follow_is_refused_at_once(
@@ -411,7 +431,7 @@ class Slow(FakeToolchain):
 stage.main(Slow(), ["quantize"])
 """
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(["operator", str(ADAPTERS), "."]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "WORK_DIR": str(work),
         "MODEL_NAME": "demo",
         "FORMAT": "GGUF",

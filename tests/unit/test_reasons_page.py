@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "reference" / "reasons.md").read_text()
 CONTRACT = (ROOT / "docs" / "reference" / "adapter-contract.md").read_text()
 SOURCES = (
     ROOT / "operator" / "quantop_worker",
-    ROOT / "images" / "quantizers" / "core" / "quantop_adapters",
+    ROOT / "images" / "quantizers",
 )
 ERRORS = {"RefusedError", "TryAgainError", "StageError"}
 
