@@ -95,11 +95,11 @@ def push_test_models(s3: "S3Client") -> int:
         ensure_bucket(s3, bucket)
     checkpoints = sorted(path.parent for path in MODELS.glob("*/config.json"))
     total = sum(push_checkpoint(s3, folder, SOURCES_BUCKET, folder.name) for folder in checkpoints)
-    for text in ("calibration.txt", "evaluation.txt"):
+    for text in ("calibration.txt", "classification.jsonl", "evaluation.txt"):
         total += push_file(s3, MODELS / text, TEXTS_BUCKET, text)
     return total
 
 
 def text_uri(name: str) -> str:
-    """The uri of a committed text, ``calibration.txt`` or ``evaluation.txt``."""
+    """The uri of a committed text, such as ``evaluation.txt``."""
     return f"s3://{TEXTS_BUCKET}/{name}"

@@ -177,6 +177,12 @@ class QualityReport(Message):
     top_token_agreement_percent: float | None = None
     mean_kl_divergence: Annotated[float | None, Field(alias="meanKLDivergence")] = None
     p99_kl_divergence: Annotated[float | None, Field(alias="p99KLDivergence")] = None
+    mean_cosine_similarity: float | None = None
+    p1_cosine_similarity: float | None = None
+    label_agreement_percent: float | None = None
+    baseline_accuracy_percent: float | None = None
+    accuracy_percent: float | None = None
+    texts: int = 0
     tokens: int = 0
     bits_per_weight: float
     parameters: int

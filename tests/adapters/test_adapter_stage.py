@@ -79,7 +79,9 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     kept = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(signal, "signal", lambda *_: kept)
 
-    def run_stage(toolchain: stage.Toolchain, name: str = "quantize", **changes: str) -> int:
+    def run_stage(
+        toolchain: stage.Scoring | stage.Measuring, name: str = "quantize", **changes: str
+    ) -> int:
         given = {
             "WORK_DIR": str(work),
             "MODEL_NAME": "demo",

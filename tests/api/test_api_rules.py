@@ -46,8 +46,13 @@ REFUSALS = [
     *(
         Refusal(
             QM,
-            "spec.quality.minTopTokenAgreementPercent must be at most 100",
-            {"spec.quality.minTopTokenAgreementPercent": above},
+            f"spec.quality.{field} must be at most 100",
+            {f"spec.quality.{field}": above},
+        )
+        for field in (
+            "minTopTokenAgreementPercent",
+            "minLabelAgreementPercent",
+            "minAccuracyPercent",
         )
         for above in (101, "100.1")
     ),

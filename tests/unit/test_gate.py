@@ -11,11 +11,17 @@ from quantop.reconcile import gate
 EVALUATION = {"uri": "s3://texts/evaluation.txt"}
 INCREASE, AGREEMENT = "maxPerplexityIncreasePercent", "minTopTokenAgreementPercent"
 MEAN, P99 = "maxMeanKLDivergence", "maxP99KLDivergence"
+COSINE, P1 = "minMeanCosineSimilarity", "minP1CosineSimilarity"
+LABELS, ACCURACY = "minLabelAgreementPercent", "minAccuracyPercent"
 FIGURES = {
     INCREASE: "increasePercent",
     AGREEMENT: "topTokenAgreementPercent",
     MEAN: "meanKLDivergence",
     P99: "p99KLDivergence",
+    COSINE: "meanCosineSimilarity",
+    P1: "p1CosineSimilarity",
+    LABELS: "labelAgreementPercent",
+    ACCURACY: "accuracyPercent",
 }
 
 
@@ -29,6 +35,8 @@ def measured(**figures: str) -> QualityStatus:
             "protocol": "windows-v1",
             "baselinePerplexity": "20.000",
             "perplexity": "21.000",
+            "baselineAccuracyPercent": "91.250",
+            "texts": 400,
             "tokens": 1024,
             **figures,
         }
@@ -52,6 +60,10 @@ def test_every_limit_of_the_api_is_held() -> None:
         (AGREEMENT, "99.5", "100.000"),
         (MEAN, "0.05", "0.050000"),
         (P99, 1, "0.999999"),
+        (COSINE, "0.995", "0.995000"),
+        (P1, 1, "1.000000"),
+        (LABELS, 99, "99.250"),
+        (ACCURACY, "90", "91.000"),
     ],
 )
 def test_an_artifact_within_the_limit_passes(field: str, limit: object, figure: str) -> None:
@@ -68,6 +80,10 @@ def test_an_artifact_within_the_limit_passes(field: str, limit: object, figure: 
         (AGREEMENT, 95, "9.000", "most likely at 9.000 %"),
         (MEAN, "0.05", "0.050001", "mean divergence is 0.050001 nats"),
         (P99, 1, "1.000001", "99th percentile is 1.000001 nats"),
+        (COSINE, "0.995", "0.994999", "mean cosine similarity of 400 texts is 0.994999"),
+        (P1, "0.9", "-0.100000", "1st percentile is -0.100000"),
+        (LABELS, 99, "98.750", "most likely for 98.750 % of 400 texts"),
+        (ACCURACY, 90, "89.750", "for 89.750 % of 400 texts (by the source: 91.250 %)"),
     ],
 )
 def test_an_artifact_beyond_the_limit_does_not(
@@ -94,10 +110,10 @@ def test_every_limit_that_is_exceeded_is_named() -> None:
 @pytest.mark.parametrize("field", FIGURES)
 @pytest.mark.parametrize("evidence", [None, measured()], ids=["no report", "no figure"])
 def test_what_was_not_measured_has_not_passed(field: str, evidence: QualityStatus | None) -> None:
-    fault = gate.check(limits(**{field: 100}), evidence)
+    fault = gate.check(limits(**{field: 1}), evidence)
     assert fault is not None
     assert fault.reason == Reason.QUALITY_NOT_MEASURED
-    assert f"spec.quality.{field} is 100" in fault.message
+    assert f"spec.quality.{field} is 1" in fault.message
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from quantop.api.base import (
     Quantity,
     ResourceRequirements,
     Rule,
+    Similarity,
     map_list,
 )
 
@@ -34,6 +35,10 @@ LIMITS = (
     "minTopTokenAgreementPercent",
     "maxMeanKLDivergence",
     "maxP99KLDivergence",
+    "minMeanCosineSimilarity",
+    "minP1CosineSimilarity",
+    "minLabelAgreementPercent",
+    "minAccuracyPercent",
 )
 """The limits of ``spec.quality``."""
 MAX_CANDIDATES = 128
@@ -199,6 +204,13 @@ class Quality(ApiModel):
             "spec.quality.minTopTokenAgreementPercent must be at most 100: no artifact agrees at "
             "more positions than there are",
         ),
+        *(
+            Rule(
+                f"!has(self.{field}) || double(self.{field}) <= 100.0",
+                f"spec.quality.{field} must be at most 100: there are no more texts than all",
+            )
+            for field in ("minLabelAgreementPercent", "minAccuracyPercent")
+        ),
     )
 
     evaluation: Evaluation
@@ -214,6 +226,17 @@ class Quality(ApiModel):
     Kullback-Leibler divergence, in nats. Default: any."""
     max_p99_kl_divergence: Annotated[Nats | None, Field(alias="maxP99KLDivergence")] = None
     """The same for the 99th percentile, which tells of rare but large changes. Default: any."""
+    min_mean_cosine_similarity: Similarity | None = None
+    """How near the embeddings of artifact and source must be: their mean cosine similarity, at most
+    1. For encoders. Default: any."""
+    min_p1_cosine_similarity: Similarity | None = None
+    """The same for the 1st percentile: all texts but one in a hundred are as near. Default: any."""
+    min_label_agreement_percent: Percent | None = None
+    """For how many texts at least, in percent, artifact and source think the same label most
+    likely. For classifiers. Default: any."""
+    min_accuracy_percent: Percent | None = None
+    """For how many texts at least, in percent, the artifact finds the label that the evaluation
+    text gives. For classifiers. Default: any."""
     on_failure: OnFailure = OnFailure.BLOCK
     """Block keeps an artifact that exceeds a limit from being rolled out, and the earlier revision
     goes on serving; Warn rolls it out and says so."""
@@ -363,6 +386,18 @@ class QualityStatus(ApiModel):
     """Mean Kullback-Leibler divergence of the artifact from its source, in nats."""
     p99_kl_divergence: Annotated[Decimal | None, Field(alias="p99KLDivergence")] = None
     """Its 99th percentile."""
+    mean_cosine_similarity: Decimal | None = None
+    """Mean cosine similarity of the artifact's embeddings and its source's."""
+    p1_cosine_similarity: Decimal | None = None
+    """Its 1st percentile."""
+    label_agreement_percent: Decimal | None = None
+    """For how many texts artifact and source think the same label most likely."""
+    baseline_accuracy_percent: Decimal | None = None
+    """For how many texts the source finds the label that is given."""
+    accuracy_percent: Decimal | None = None
+    """For how many texts the artifact finds it."""
+    texts: Count = 0
+    """How many texts were embedded or classified."""
     tokens: Count = 0
     """How many tokens were scored."""
 

@@ -391,6 +391,12 @@ def quality_status(report: QualityReport | None) -> QualityStatus | None:
         top_token_agreement_percent=decimal(report.top_token_agreement_percent),
         mean_kl_divergence=decimal(report.mean_kl_divergence, 6),
         p99_kl_divergence=decimal(report.p99_kl_divergence, 6),
+        mean_cosine_similarity=decimal(report.mean_cosine_similarity, 6),
+        p1_cosine_similarity=decimal(report.p1_cosine_similarity, 6),
+        label_agreement_percent=decimal(report.label_agreement_percent),
+        baseline_accuracy_percent=decimal(report.baseline_accuracy_percent),
+        accuracy_percent=decimal(report.accuracy_percent),
+        texts=report.texts,
         tokens=report.tokens,
     )
 

@@ -59,6 +59,35 @@ LIMITS = (
         is_maximum=True,
         found="the divergence's 99th percentile is {figure} nats",
     ),
+    Limit(
+        "minMeanCosineSimilarity",
+        lambda quality: quality.min_mean_cosine_similarity,
+        lambda measured: measured.mean_cosine_similarity,
+        is_maximum=False,
+        found="the mean cosine similarity of {0.texts} texts is {figure}",
+    ),
+    Limit(
+        "minP1CosineSimilarity",
+        lambda quality: quality.min_p1_cosine_similarity,
+        lambda measured: measured.p1_cosine_similarity,
+        is_maximum=False,
+        found="the cosine similarity's 1st percentile is {figure}",
+    ),
+    Limit(
+        "minLabelAgreementPercent",
+        lambda quality: quality.min_label_agreement_percent,
+        lambda measured: measured.label_agreement_percent,
+        is_maximum=False,
+        found="the same label is most likely for {figure} % of {0.texts} texts",
+    ),
+    Limit(
+        "minAccuracyPercent",
+        lambda quality: quality.min_accuracy_percent,
+        lambda measured: measured.accuracy_percent,
+        is_maximum=False,
+        found="the label is found for {figure} % of {0.texts} texts (by the source: "
+        "{0.baseline_accuracy_percent} %)",
+    ),
 )
 
 

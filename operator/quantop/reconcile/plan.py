@@ -8,6 +8,7 @@ from quantop.api.quantizedmodel import (
     Candidate,
     DeletionPolicy,
     OnFailure,
+    QualityStatus,
     QuantizedModelStatus,
 )
 from quantop.builders import jobs, meta, serving
@@ -193,25 +194,47 @@ def _verified(snapshot: Snapshot, step: ArtifactStep) -> State:
     if fault := gate.check(snapshot.spec.quality, step.quality):
         return State(False, fault.reason, fault.message)
     bits = step.artifact.bits_per_weight
-    quality = step.quality
-    if quality is None or quality.perplexity is None:
+    found = _found(step.quality)
+    if found is None:
         return State(
             True,
             Reason.COVERED,
             f"{bits or 'Unknown'} bits per weight. No evaluation text is given: quality is not "
             "measured.",
         )
+    return State(True, Reason.MEASURED, f"{found}, {bits} bits per weight.")
+
+
+def _found(quality: QualityStatus | None) -> str | None:
+    """What was measured, in short."""
+    if quality is None:
+        return None
+    if quality.mean_cosine_similarity:
+        return (
+            f"Cosine similarity of embeddings {quality.mean_cosine_similarity} over "
+            f"{quality.texts} texts (1st percentile {quality.p1_cosine_similarity})"
+        )
+    if quality.label_agreement_percent:
+        accuracy = (
+            f", accuracy {quality.baseline_accuracy_percent} % -> {quality.accuracy_percent} %"
+            if quality.accuracy_percent
+            else ""
+        )
+        return (
+            f"The same label most likely for {quality.label_agreement_percent} % of "
+            f"{quality.texts} texts{accuracy}"
+        )
+    if quality.perplexity is None:
+        return None
     change = f" ({float(quality.increase_percent):+.2f} %)" if quality.increase_percent else ""
     agreement = (
         f", the same token most likely at {quality.top_token_agreement_percent} %"
         if quality.top_token_agreement_percent
         else ""
     )
-    return State(
-        True,
-        Reason.MEASURED,
+    return (
         f"Perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
-        f"{quality.tokens} tokens{agreement}, {bits} bits per weight.",
+        f"{quality.tokens} tokens{agreement}"
     )
 
 

@@ -46,8 +46,8 @@ TYPE_BYTES = {
 }
 
 # Parts of names of tensors that no text format quantizes: the output layer, which some leave as it
-# is, and what looks at images or listens.
-NOT_QUANTIZED = ("lm_head", "vision", "visual", "audio")
+# is, what looks at images or listens, and heads that an encoder was trained with.
+NOT_QUANTIZED = ("lm_head", "vision", "visual", "audio", "pooler", "predictions", "vocab_")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 from quantop_adapters import checkpoint, perplexity, stage
 from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.onnx_graph import ARTIFACT, check_finite, session, stored_bits
 from quantop_adapters.refusal import RefusedError
 
-ARTIFACT = "model.onnx"
 BATCH = 256
 """Tokens run at once; as all logits are kept, this bounds memory for large vocabularies."""
 # What the builder, and transformers below it, say of an architecture they do not know.
@@ -70,8 +70,8 @@ class OnnxruntimeGenai:
             raise RefusedError(
                 "UnsupportedArchitecture",
                 f"the source's config.json says {checkpoint.architecture(config)}, which "
-                "onnxruntime-genai cannot build; choose format CompressedTensors or GGUF, or "
-                "another model",
+                "onnxruntime-genai cannot build; choose format CompressedTensors or GGUF, "
+                "ONNXEncoder for an encoder or a classifier, or another model",
             ) from None
         if not (target / ARTIFACT).is_file():
             raise stage.ToolError(f"the builder ended without an error, but wrote no {ARTIFACT}")
@@ -142,54 +142,6 @@ class OnnxruntimeGenai:
 def is_weight(node: Any) -> bool:
     """Whether the node multiplies by a matrix."""
     return node.op_type in ("MatMul", "MatMulNBits", "Gemm")
-
-
-def stored_bits(onnx: Any, tensor: Any) -> int:
-    """The bits that store an initializer."""
-    size = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    return math.prod(int(dimension) for dimension in tensor.dims) * size * 8
-
-
-def check_finite(artifact: Path) -> None:
-    """Look at every number that is stored as a float: weights, and scales of quantized ones.
-
-    Raises:
-        RefusedError: one is not finite, or the file that holds it is cut off.
-    """
-    onnx: Any = importlib.import_module("onnx")
-    numpy: Any = importlib.import_module("numpy")
-    for tensor in onnx.load(artifact / ARTIFACT, load_external_data=False).graph.initializer:
-        try:
-            numbers = onnx.numpy_helper.to_array(tensor, str(artifact))
-        except (ValueError, OSError) as error:
-            raise RefusedError(
-                "ArtifactNotReadable",
-                f"the numbers of the artifact's {tensor.name} are not all there: {error}",
-            ) from None
-        if numbers.dtype.kind == "f" and not numpy.isfinite(numbers).all():
-            raise RefusedError(
-                "NumbersNotFinite",
-                f"the artifact's {tensor.name} holds numbers that are not finite",
-            )
-
-
-def session(folder: Path, threads: int) -> Any:
-    """An onnxruntime session on the CPU.
-
-    Raises:
-        RefusedError: onnxruntime cannot load the graph.
-    """
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(
-            str(folder / ARTIFACT), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's exceptions share no base class of its own
-        raise RefusedError(
-            "ArtifactNotLoadable", f"onnxruntime cannot load the graph it made: {error}"
-        ) from None
 
 
 if __name__ == "__main__":

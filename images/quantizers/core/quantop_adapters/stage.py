@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from quantop_adapters import checkpoint, perplexity
 from quantop_adapters.comparison import Comparison
@@ -123,7 +123,8 @@ class Task:
 
 
 class Toolchain(Protocol):
-    """What a toolchain's module provides; everything else is common."""
+    """What a toolchain's module provides, beside what it is measured by: the artifact's `scorer`
+    (`Scoring`), or figures of its own (`Measuring`). Everything else is common."""
 
     name: str
     format: str
@@ -145,11 +146,29 @@ class Toolchain(Protocol):
     def vocabulary(self, artifact: Path) -> Mapping[str, int]:
         """The artifact's tokens and their ids, from its own files."""
 
+
+class Scoring(Toolchain, Protocol):
+    """A toolchain for models that predict the next token."""
+
     def scorer(self, task: Task) -> perplexity.Scorer:
         """Load the artifact into its own engine; the result scores one window of token ids.
 
         Raises:
             RefusedError: the engine cannot load it, or a number in it is not finite.
+        """
+
+
+@runtime_checkable
+class Measuring(Toolchain, Protocol):
+    """A toolchain for other models, of which it knows what to measure."""
+
+    def measure(self, task: Task, progress: Progress) -> dict[str, object]:
+        """Load the artifact into its own engine and compare it with its source on the evaluation
+        text, or try it where there is none; the protocol and the measurements by their names.
+
+        Raises:
+            RefusedError: the engine cannot load it, a number is not finite, or the text does not
+                suit the model.
         """
 
 
@@ -261,7 +280,7 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
     return {"bytes": size, "files": sum(path.is_file() for path in task.artifact.rglob("*"))}
 
 
-def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
+def evaluate(toolchain: Scoring | Measuring, task: Task) -> dict[str, object]:
     """Measure the artifact and write the quality file; what the termination message says.
 
     Whatever the limits are, an artifact that is not whole, is not what the recipe promises, reads
@@ -280,22 +299,16 @@ def evaluate(toolchain: Toolchain, task: Task) -> dict[str, object]:
     progress("counting the artifact's tensors", 0)
     coverage = count(toolchain, task)
     progress("loading the artifact", 5)
-    artifact = toolchain.scorer(task)
+    if isinstance(toolchain, Measuring):
+        measured = toolchain.measure(task, progress)
+    else:
+        measured = predict(toolchain, task, progress)
     quality: dict[str, Any] = {
-        "protocol": perplexity.PROTOCOL,
-        "baselinePerplexity": None,
-        "perplexity": None,
-        "tokens": 0,
+        **measured,
         **coverage.report(),
         "tool": {"name": toolchain.name, "version": toolchain.version()},
         "evaluationSkipped": task.evaluation is None,
     }
-    if task.evaluation:
-        quality |= compare(task, task.evaluation, artifact, progress)
-    else:
-        trial = Comparison()
-        trial.add(TRIAL_WINDOW, artifact(TRIAL_WINDOW), artifact(TRIAL_WINDOW))
-        perplexity.perplexity(trial.artifact, "artifact")
     write_last(task.quality, json.dumps(quality, indent=1) + "\n")
     progress("measurements finished", 100)
     return quality
@@ -328,6 +341,27 @@ def count(toolchain: Toolchain, task: Task) -> Coverage:
     )
     checkpoint.check_vocabulary(task.source, vocabulary)
     return coverage
+
+
+def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, object]:
+    """Have the artifact predict next tokens, beside its source where there is a text.
+
+    Raises:
+        RefusedError: what it gives are no finite numbers, or the text is too short.
+    """
+    artifact = toolchain.scorer(task)
+    measured: dict[str, object] = {
+        "protocol": perplexity.PROTOCOL,
+        "baselinePerplexity": None,
+        "perplexity": None,
+        "tokens": 0,
+    }
+    if task.evaluation:
+        return measured | compare(task, task.evaluation, artifact, progress)
+    trial = Comparison()
+    trial.add(TRIAL_WINDOW, artifact(TRIAL_WINDOW), artifact(TRIAL_WINDOW))
+    perplexity.perplexity(trial.artifact, "artifact")
+    return measured
 
 
 def compare(
@@ -413,7 +447,7 @@ def failure(stage: str, error: BaseException) -> dict[str, object]:
     return {"stage": stage, "reason": reason, "message": f"{type(error).__name__}: {error}"}
 
 
-def main(toolchain: Toolchain, arguments: Sequence[str] | None = None) -> int:
+def main(toolchain: Scoring | Measuring, arguments: Sequence[str] | None = None) -> int:
     """Run the stage named on the command line; the exit status."""
     stages = {"quantize": quantize, "evaluate": evaluate}
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -1,0 +1,231 @@
+"""A source that reads a text whole: an encoder of embeddings, or a classifier.
+
+How an encoder's states become one embedding is what sentence-transformers' files in the checkpoint
+say (`modules.json` and the pooling's `config.json`); without them it is their mean.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from quantop_adapters import checkpoint
+from quantop_adapters.refusal import RefusedError
+
+CLASSIFIER = "ForSequenceClassification"
+"""What the names of classifiers' architectures end with."""
+EMBEDDING, LOGITS = "sentence_embedding", "logits"
+"""Names of a graph's output: it tells an encoder from a classifier."""
+SWITCH = "pooling_mode_"
+POOLINGS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+}
+"""sentence-transformers' switches, and how they pool."""
+# Model types that count positions from behind the padding's.
+OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")
+
+
+def is_classifier(folder: Path) -> bool:
+    """Whether it tells labels."""
+    return checkpoint.architecture(checkpoint.read_json(folder / "config.json")).endswith(
+        CLASSIFIER
+    )
+
+
+def check(folder: Path) -> None:
+    """Refuse a model that does not read a text whole, and a classifier of anything but one label.
+
+    Raises:
+        RefusedError: with the reason.
+    """
+    config = checkpoint.read_json(folder / "config.json")
+    architecture = checkpoint.architecture(config)
+    if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        raise RefusedError(
+            "UnsupportedArchitecture",
+            f"the source's config.json says {architecture}, which generates text: choose format "
+            "ONNX, which onnxruntime-genai writes, or another one",
+        )
+    if not architecture.endswith(("Model", "ForMaskedLM", CLASSIFIER)):
+        raise RefusedError(
+            "UnsupportedArchitecture",
+            f"the source's config.json says {architecture}; onnxruntime reads encoders (names that "
+            f"end with Model or ForMaskedLM) and classifiers ({CLASSIFIER})",
+        )
+    if not is_classifier(folder):
+        pooling(folder)
+    elif config.get("problem_type") not in (None, "single_label_classification") or (
+        len(labels(folder)) < 2
+    ):
+        raise RefusedError(
+            "UnsupportedHead",
+            f"the source has {len(labels(folder))} labels and problem_type "
+            f"{config.get('problem_type')} in its config.json; only classifiers that tell one of "
+            "several labels are measured, not several labels at once and not scores",
+        )
+
+
+def labels(folder: Path) -> list[str]:
+    """The labels' names in the order of the logits."""
+    config = checkpoint.read_json(folder / "config.json")
+    # Two labels of these names are what transformers takes where none are named.
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return [str(names[index]) for index in sorted(names, key=int)]
+
+
+def pooling(folder: Path) -> tuple[str, bool]:
+    """How states become an embedding: `mean`, `cls` or `max`, and whether it has length 1.
+
+    Raises:
+        RefusedError: sentence-transformers' files ask for anything else.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return "mean", False
+    modules = json.loads(path.read_text())
+    kinds = [str(module["type"]).rsplit(".")[-1] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise RefusedError(
+            "UnsupportedPooling",
+            f"the source's modules.json lists {', '.join(kinds)}; onnxruntime's adapter knows "
+            "Transformer, Pooling and Normalize",
+        )
+    config = checkpoint.read_json(folder / modules[1]["path"] / "config.json")
+    # Newer ones name it, older ones have a switch for each.
+    switched = [key for key, on in config.items() if key.startswith(SWITCH) and on]
+    modes = switched or [SWITCH + str(config.get("pooling_mode", "mean_tokens"))]
+    known = {**POOLINGS, **{SWITCH + mode: mode for mode in POOLINGS.values()}}
+    if len(modes) != 1 or modes[0] not in known:
+        raise RefusedError(
+            "UnsupportedPooling",
+            f"the source's {modules[1]['path']}/config.json asks for {', '.join(modes)}; "
+            f"onnxruntime's adapter knows one of {', '.join(POOLINGS)}",
+        )
+    return known[modes[0]], kinds[-1] == "Normalize"
+
+
+def max_length(folder: Path) -> int:
+    """How many tokens of a text the model reads, special ones counted: the least of what its files
+    say."""
+    config = checkpoint.read_json(folder / "config.json")
+    positions = config.get("max_position_embeddings")
+    if positions is not None and config.get("model_type") in OFFSET_POSITIONS:
+        positions -= int(config.get("pad_token_id", 1)) + 1
+    bounds = [
+        positions,
+        checkpoint.read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
+        checkpoint.read_json(folder / "tokenizer_config.json").get("model_max_length"),
+    ]
+    return int(min(bound for bound in bounds if bound is not None))
+
+
+def tokenizer(folder: Path) -> Any:
+    """The source's tokenizer of the `tokenizers` library: it adds special tokens and cuts texts at
+    the model's length, and does not pad.
+
+    Raises:
+        RefusedError: there is none that it can be.
+    """
+    found = getattr(checkpoint.load_tokenizer(folder), "backend_tokenizer", None)
+    if found is None:
+        raise RefusedError(
+            "UnsupportedTokenizer",
+            "the source's tokenizer has no form in the tokenizers library: save it as "
+            "tokenizer.json",
+        )
+    found.no_padding()
+    found.enable_truncation(max_length(folder))
+    return found
+
+
+def inputs(folder: Path) -> tuple[str, ...]:
+    """The names of what the graph is fed: arrays of int64 of shape (batch, sequence)."""
+    config = checkpoint.read_json(folder / "config.json")
+    kinds = config.get("type_vocab_size", 2 if config.get("model_type") == "bert" else 0)
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if kinds > 1 else ()))
+
+
+def feed(encoding: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """One text's encoding as a batch of one, by the inputs' names."""
+    numpy: Any = importlib.import_module("numpy")
+    values = {
+        "input_ids": encoding.ids,
+        "attention_mask": encoding.attention_mask,
+        "token_type_ids": encoding.type_ids,
+    }
+    return {name: numpy.array([values[name]], dtype=numpy.int64) for name in names}
+
+
+def load(folder: Path) -> Any:
+    """The source in 32-bit floats as a torch module: from the inputs, in their order, to embeddings
+    (batch, numbers) or logits (batch, labels).
+
+    Raises:
+        RefusedError: transformers cannot load it, or a number in it is not finite.
+    """
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
+    classifies = is_classifier(folder)
+    loader = (
+        transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
+    )
+    try:
+        model, loaded = loader.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            # The other implementations do not export with a free length.
+            attn_implementation="eager",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries below transformers each have their own
+        raise RefusedError(
+            "SourceNotLoadable",
+            f"transformers cannot load the source ({type(error).__name__}: "
+            f"{checkpoint.first_sentence(error)})",
+        ) from error
+    # An encoder's pooler is not used here, and is not saved by everybody.
+    missing = [name for name in loaded["missing_keys"] if classifies or "pooler." not in name]
+    if missing:
+        raise RefusedError(
+            "SourceNotLoadable",
+            f"{len(missing)} tensors that config.json asks for are not in the source, first "
+            f"{min(missing)}",
+        )
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise RefusedError(
+                "NumbersNotFinite", f"the source's {name} holds numbers that are not finite"
+            )
+    names = inputs(folder)
+    mode, normalized = ("", False) if classifies else pooling(folder)
+
+    def pool(states: Any, mask: Any) -> Any:
+        """States (batch, sequence, numbers) to embeddings (batch, numbers)."""
+        if mode == "cls":
+            return states[:, 0]
+        mask = mask.unsqueeze(-1).to(states.dtype)
+        if mode == "max":
+            return (states - 1e9 * (1 - mask)).max(dim=1).values
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
+    class Whole(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *given: Any) -> Any:
+            found = self.model(**dict(zip(names, given, strict=True)))
+            if classifies:
+                return found.logits
+            embedding = pool(found.last_hidden_state, given[1])
+            return torch.nn.functional.normalize(embedding, dim=-1) if normalized else embedding
+
+    return Whole().eval()
