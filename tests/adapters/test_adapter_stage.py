@@ -455,5 +455,22 @@ stage.main(Slow(), ["quantize"])
     assert not (work / "artifact").exists()
 
 
+class FakeEncoder(FakeToolchain):
+    """A toolchain that knows what to measure."""
+
+    def measure(self, task: stage.Task, progress: stage.Progress) -> dict[str, object]:
+        return {"protocol": "texts-v1", "texts": 7, "meanCosineSimilarity": 0.5}
+
+
+def test_a_toolchain_may_measure_in_its_own_way(work: Path, run: Run) -> None:
+    run(FakeEncoder())
+    assert run(FakeEncoder(), "evaluate") == stage.EXIT_DONE
+    found = json.loads((work / "state" / "quality.json").read_text())
+    assert found["protocol"] == "texts-v1"
+    assert found["meanCosineSimilarity"] == 0.5
+    assert found["quantizedLayers"] == 1
+    assert "perplexity" not in found
+
+
 def test_an_unknown_stage_is_a_usage_error() -> None:
     assert stage.main(FakeToolchain(), ["publish"]) == 2
