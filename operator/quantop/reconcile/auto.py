@@ -37,6 +37,7 @@ OF_ALL_ALIKE = {
     "CalibrationTextTooShort",
     "CustomCode",
     "DiskFull",
+    "EvaluationLabelUnknown",
     "EvaluationTextTooShort",
     "InvalidSource",
     "SequenceTooLong",
@@ -44,6 +45,8 @@ OF_ALL_ALIKE = {
     "TextNotUtf8",
     "UnsupportedArchitecture",
     "UnsupportedFormat",
+    "UnsupportedHead",
+    "UnsupportedPooling",
     "UnsupportedTokenizer",
 }
 """What those stages say of the source, the texts or the node, whatever the precision."""
@@ -363,7 +366,10 @@ class _View:
 
 def _losses(quality: QualityStatus | None) -> tuple[Decimal, Decimal]:
     """How much was lost, for an order: the divergence, which falls steadily with more bits, then
-    the perplexity's increase. What was not measured may have lost anything."""
+    the perplexity's increase; of embeddings what the cosine similarity lacks. What was not measured
+    may have lost anything."""
+    if quality and quality.mean_cosine_similarity:
+        return 1 - Decimal(quality.mean_cosine_similarity), Decimal(0)
     figures = (quality.mean_kl_divergence, quality.increase_percent) if quality else (None, None)
     divergence, increase = (Decimal(figure or "Infinity") for figure in figures)
     return divergence, increase
