@@ -110,6 +110,10 @@ e2e: cluster ## The scenarios on the running cluster; SLOW=1 for the slow ones, 
 bench: cluster ## Measurements on the running cluster, printed as ratios
 	@$(STEP) bench $(INSIDE) python -m e2e.benchmarks
 
+.PHONY: conformance
+conformance: cluster ## Every way of every built-in Quantizer; ROW=openvino/INT4 for some (with ALL=1: all images)
+	@$(STEP) conformance $(INSIDE) pytest -q -s e2e/conformance --row=$(ROW)
+
 .PHONY: quality-bench
 quality-bench: cluster ## Spoil artifacts in every way we know, and see that none passes the gate
 	@$(STEP) quality-bench $(INSIDE) python -m e2e.benchmarks quality

@@ -311,7 +311,7 @@ def test_another_tokenizer_than_the_sources_is_refused(
             "CalibrationRequired",
             "precision IQ2_XS needs an importance matrix",
         ),
-        (LlamaCpp(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision F16"),
+        (LlamaCpp(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision F32"),
         (LlmCompressor(), {}, "CalibrationRequired", "spec.quantization.calibration"),
         (LlmCompressor(), {"METHOD": "AWQ"}, "UnsupportedMethod", "GPTQ, RTN"),
         (
