@@ -105,6 +105,24 @@ def test_packed_and_integer_layers_count_with_their_scales(tmp_path: Path) -> No
     assert coverage.bits_per_weight == (256 + 20 + 40 + 256 + 16) * 8 / 328
 
 
+def test_floats_of_4_bits_are_two_to_a_byte(tmp_path: Path) -> None:
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            # NVFP4: 2 x 32 weights, a scale of a byte for 16 of them, one for all, one for inputs.
+            "a.weight_packed": ("U8", [2, 16], bytes(32)),
+            "a.weight_scale": ("F8_E4M3", [2, 2], bytes(4)),
+            "a.weight_global_scale": ("F32", [1], bytes(4)),
+            "a.input_global_scale": ("F32", [1], bytes(4)),
+            "input_layernorm.weight": ("BF16", [32], bytes(64)),
+        },
+    )
+    coverage = LlmCompressor().coverage(tmp_path)
+    assert coverage.parameters == 64 + 32
+    assert (coverage.quantized_layers, coverage.total_layers) == (1, 1)
+    assert coverage.quantized_bits_per_weight == (32 + 4 + 4 + 4) * 8 / 64
+
+
 def test_tensors_are_read_from_safetensors_headers(tmp_path: Path) -> None:
     tensors = checkpoint.tensors(write_source(tmp_path))
     layer = tensors["model.layers.0.mlp.up_proj.weight"]

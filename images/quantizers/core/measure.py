@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from quantop_adapters import llm_compressor
+
 HERE = Path(__file__).resolve().parent
 # Toolchain, format, precision, method, whether it is given the calibration text.
 RECIPES = (
@@ -44,11 +46,11 @@ RECIPES = (
     ("llama_cpp", "GGUF", "Q4_0", "", False),
     ("llama_cpp", "GGUF", "Q2_K", "", False),
     ("llama_cpp", "GGUF", "Q2_K", "", True),
-    ("llm_compressor", "CompressedTensors", "W8A8", "", True),
-    ("llm_compressor", "CompressedTensors", "W8A8", "SmoothQuantGPTQ", True),
-    ("llm_compressor", "CompressedTensors", "W8A8", "RTN", False),
-    ("llm_compressor", "CompressedTensors", "W4A16", "", True),
-    ("llm_compressor", "CompressedTensors", "W4A16", "RTN", False),
+    *(
+        ("llm_compressor", "CompressedTensors", precision, method, needs_text)
+        for precision, methods in llm_compressor.METHODS.items()
+        for method, needs_text in methods.items()
+    ),
     ("onnxruntime_genai", "ONNX", "FP32", "", False),
     ("onnxruntime_genai", "ONNX", "INT8", "", False),
     ("onnxruntime_genai", "ONNX", "INT4", "", False),

@@ -95,6 +95,11 @@ def transformers_scorer(folder: Path, what: str) -> Scorer:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         ).eval()
+        if packed := getattr(model, "hf_quantizer", None):
+            # Left alone, weights are unpacked at the first call, some formats' to 16 bits. The
+            # method of transformers' own class refuses to make them 32.
+            packed.compressor.decompress_model(model=model)
+            torch.nn.Module.float(model)
     except MemoryError:
         raise
     except Exception as error:  # the libraries below transformers each have their own
