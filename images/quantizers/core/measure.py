@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from quantop_adapters import llm_compressor
+from quantop_adapters import llm_compressor, mlx
 
 HERE = Path(__file__).resolve().parent
 # Toolchain, format, precision, method, whether it is given the calibration text.
@@ -51,6 +51,7 @@ RECIPES = (
         for precision, methods in llm_compressor.METHODS.items()
         for method, needs_text in methods.items()
     ),
+    *(("mlx", "MLX", precision, "", False) for precision in mlx.RECIPES),
     ("onnxruntime_genai", "ONNX", "FP32", "", False),
     ("onnxruntime_genai", "ONNX", "INT8", "", False),
     ("onnxruntime_genai", "ONNX", "INT4", "", False),

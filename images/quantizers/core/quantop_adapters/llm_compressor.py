@@ -92,7 +92,7 @@ class LlmCompressor:
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Quantize every linear layer but the output layer, and save the packed checkpoint."""
         method = choose_method(task)
-        self._check_shapes(task)
+        checkpoint.check_widths(task.source, task.precision, SCHEMES[task.precision].group)
         progress("loading the toolchain", 2)
         llmcompressor: Any = importlib.import_module("llmcompressor")
         transformers: Any = importlib.import_module("transformers")
@@ -124,22 +124,6 @@ class LlmCompressor:
         progress("saving", 90)
         model.save_pretrained(target, save_compressed=True)
         checkpoint.copy_tokenizer(task.source, target)
-
-    def _check_shapes(self, task: stage.Task) -> None:
-        """Refuse a layer whose width no group fits, before hours of calibration."""
-        group = SCHEMES[task.precision].group
-        for tensor in checkpoint.tensors(task.source).values():
-            if (
-                checkpoint.is_layer(tensor)
-                and "lm_head" not in tensor.name
-                and tensor.shape[-1] % group
-            ):
-                raise RefusedError(
-                    "UnsupportedShape",
-                    f"spec.quantization.precision {task.precision} shares a scale among {group} "
-                    f"columns, and the source's {tensor.name} has {tensor.shape[-1]}: choose W8A8 "
-                    "or FP8_DYNAMIC, which take any number",
-                )
 
     def coverage(self, artifact: Path) -> Coverage:
         """Count the safetensors; a layer's packed weight, scales and zero point belong together."""
@@ -233,7 +217,7 @@ def modifiers(precision: str, method: str) -> list[Any]:
     """llm-compressor's recipe."""
     if method == AWQ:
         leave_memory_unpinned()
-    chosen = {"targets": "Linear", "scheme": precision, "ignore": ["lm_head"]}
+    chosen: dict[str, Any] = {"targets": "Linear", "scheme": precision, "ignore": ["lm_head"]}
     *transforms, quantizer = MODIFIERS[method]
     return [modifier(*each) for each in transforms] + [modifier(*quantizer, **chosen)]
 
