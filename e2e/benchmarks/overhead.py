@@ -1,6 +1,7 @@
 """What the pipeline costs on top of its tools: the whole Job over the raw commands by hand."""
 
 import tempfile
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -10,15 +11,12 @@ from e2e.install import WRITER_SECRET
 from e2e.kubectl import Kubectl, Object
 from e2e.scenarios.team import Team, quantized_model
 from e2e.scenarios.waiting import until
-from e2e.store import SOURCES_BUCKET, Store, push_checkpoint
+from e2e.store import SOURCES_BUCKET, TEXTS_BUCKET, Store, push_checkpoint, text_uri
 
-LAYERS = 24
-PREFIX = f"benchmarks/random-llama-{LAYERS}"
-PRECISION = "Q4_K_M"
-BY_HAND = f"""
-set -e
-began=$(date +%s.%N)
-python - /work/source --outtype f16 --outfile /work/f16.gguf <<'END'
+DONE = 'echo "by hand: $(date +%s.%N) - $began"'
+CALIBRATION = {"uri": text_uri("calibration.txt"), "samples": 64, "sequenceLength": 256}
+LLAMA_CPP = """
+python - /work/source/model --outfile /work/full.gguf <<'END'
 import os, runpy, sys
 folder = os.environ["LLAMA_CPP_PYTHON"]
 sys.path.insert(0, folder)
@@ -27,32 +25,85 @@ from conversion.base import TextModel
 TextModel.get_vocab_base_pre = lambda *_: "gpt-2"
 runpy.run_path(folder + "/convert_hf_to_gguf.py", run_name="__main__")
 END
-llama-quantize /work/f16.gguf /work/out.gguf {PRECISION} "$OMP_NUM_THREADS"
-echo "by hand: $(date +%s.%N) - $began"
+llama-quantize /work/full.gguf /work/out.gguf Q4_K_M "$OMP_NUM_THREADS"
 """
+LLM_COMPRESSOR = """
+python - <<'END'
+from datasets import Dataset
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("/work/source/model", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("/work/source/model")
+ids = tokenizer(open("/work/source/calibration.txt").read()).input_ids
+starts = range(0, 64 * 256, 256)
+rows = [{"input_ids": ids[n : n + 256], "attention_mask": [1] * 256} for n in starts]
+oneshot(
+    model=model,
+    recipe=[GPTQModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"])],
+    dataset=Dataset.from_list(rows),
+    num_calibration_samples=64,
+    max_seq_length=256,
+)
+model.save_pretrained("/work/out", save_compressed=True)
+tokenizer.save_pretrained("/work/out")
+END
+"""
+ONNXRUNTIME_GENAI = """
+python -m onnxruntime_genai.models.builder --input /work/source/model --output /work/out \\
+    --precision int4 --execution_provider cpu --cache_dir /work/cache \\
+    --extra_options hf_token=false hf_remote=false
+"""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A recipe, the layers of the random checkpoint that it is measured on, and what a person
+    would type in the same image."""
+
+    format: str
+    precision: str
+    layers: int
+    commands: str
+    calibrated: bool = False
+
+
+TOOLS = (
+    Tool("GGUF", "Q4_K_M", 24, LLAMA_CPP),
+    Tool("CompressedTensors", "W4A16", 8, LLM_COMPRESSOR, calibrated=True),
+    Tool("ONNX", "INT4", 8, ONNXRUNTIME_GENAI),
+)
 DOWNLOAD = """
 import os, boto3
-bucket, prefix = os.environ["BUCKET"], os.environ["PREFIX"]
 s3 = boto3.client("s3", endpoint_url=os.environ["ENDPOINT"])
-os.makedirs("/work/source")
-for each in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
-    s3.download_file(bucket, each["Key"], "/work/source/" + os.path.basename(each["Key"]))
+os.makedirs("/work/source/model")
+prefix = os.environ["PREFIX"]
+for each in s3.list_objects_v2(Bucket=os.environ["BUCKET"], Prefix=prefix)["Contents"]:
+    target = "/work/source/model/" + os.path.basename(each["Key"])
+    s3.download_file(os.environ["BUCKET"], each["Key"], target)
+s3.download_file(os.environ["TEXTS"], "calibration.txt", "/work/source/calibration.txt")
 """
 
 
 def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
-    """Convert a checkpoint of 0.7 GB both ways, one after the other."""
+    """Convert a random checkpoint both ways by each tool, one after the other."""
+    return [_measure(kubectl, team, tool) for tool in TOOLS]
+
+
+def _measure(kubectl: Kubectl, team: Team, tool: Tool) -> Figure:
     store = Store.from_environment()
+    prefix = f"benchmarks/random-llama-{tool.layers}"
     with tempfile.TemporaryDirectory() as folder:
-        size = write_checkpoint(Path(folder), LAYERS)
-        push_checkpoint(store.client(), Path(folder), SOURCES_BUCKET, PREFIX)
+        size = write_checkpoint(Path(folder), tool.layers)
+        push_checkpoint(store.client(), Path(folder), SOURCES_BUCKET, prefix)
     name = team.apply(
         quantized_model(
-            "overhead",
-            ("GGUF", PRECISION),
-            f"s3://{SOURCES_BUCKET}/{PREFIX}",
+            f"overhead-{tool.format.lower()}",
+            (tool.format, tool.precision),
+            f"s3://{SOURCES_BUCKET}/{prefix}",
             serving=None,
             storage={"deletionPolicy": "Delete"},
+            quantization={"calibration": CALIBRATION} if tool.calibrated else {},
         )
     )
     team.ready(name, timeout=3600)
@@ -60,23 +111,23 @@ def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
     job = until("the Job is complete", lambda: _completed(team, name), timeout=60)
     (pod,) = team.pods(name, "convert")
     whole = _seconds(job["status"]["startTime"], job["status"]["completionTime"])
-    stages = [
-        f"{container['name']} {_seconds(ended['startedAt'], ended['finishedAt']):.0f}"
+    stages = {
+        container["name"]: _seconds(ended["startedAt"], ended["finishedAt"])
         for container in [
             *pod["status"]["initContainerStatuses"],
             *pod["status"]["containerStatuses"],
         ]
         for ended in [container["state"]["terminated"]]
-    ]
-    raw = _by_hand(kubectl, team, pod, store)
-    return [
-        Figure(
-            f"pipeline overhead, GGUF {PRECISION} of {size / 1e9:.1f} GB",
-            f"{whole / raw:.2f}",
-            "1.1",
-            f"whole Job {whole:.0f} s ({', '.join(stages)}), raw commands {raw:.1f} s",
-        )
-    ]
+    }
+    raw = _by_hand(kubectl, team, pod, store, prefix, tool)
+    shown = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in stages.items())
+    return Figure(
+        f"pipeline overhead, {tool.format} {tool.precision} of {size / 1e9:.1f} GB",
+        f"{whole / raw:.2f}",
+        "1.1",
+        f"whole Job {whole:.0f} s ({shown}), raw commands {raw:.1f} s; the quantize stage alone "
+        f"{stages['quantize'] / raw:.2f}",
+    )
 
 
 def _completed(team: Team, name: str) -> Object | None:
@@ -84,7 +135,9 @@ def _completed(team: Team, name: str) -> Object | None:
     return job if "completionTime" in job["status"] else None
 
 
-def _by_hand(kubectl: Kubectl, team: Team, job_pod: Object, store: Store) -> float:
+def _by_hand(
+    kubectl: Kubectl, team: Team, job_pod: Object, store: Store, prefix: str, tool: Tool
+) -> float:
     """Seconds that the tools' own commands take in a plain pod of the same images and limits."""
     containers = {each["name"]: each for each in job_pod["spec"]["initContainers"]}
     quantize, fetch = containers["quantize"], containers["fetch"]
@@ -100,10 +153,11 @@ def _by_hand(kubectl: Kubectl, team: Team, job_pod: Object, store: Store) -> flo
     settings = {
         "ENDPOINT": store.endpoint_in_cluster or "",
         "BUCKET": SOURCES_BUCKET,
-        "PREFIX": f"{PREFIX}/",
+        "PREFIX": f"{prefix}/",
+        "TEXTS": TEXTS_BUCKET,
         "AWS_DEFAULT_REGION": store.region,
     }
-    name = "by-hand"
+    name = f"by-hand-{tool.format.lower()}"
     kubectl.apply(
         {
             "apiVersion": "v1",
@@ -129,7 +183,11 @@ def _by_hand(kubectl: Kubectl, team: Team, job_pod: Object, store: Store) -> flo
                         **common,
                         "name": name,
                         "image": quantize["image"],
-                        "command": ["bash", "-c", BY_HAND],
+                        "command": [
+                            "bash",
+                            "-ec",
+                            f"began=$(date +%s.%N)\n{tool.commands}\n{DONE}",
+                        ],
                         "env": threads,
                     }
                 ],

@@ -13,9 +13,9 @@ import hashlib
 import json
 from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 TASK_VARIABLE = "QUANTOP_TASK"
@@ -172,6 +172,11 @@ class QualityReport(Message):
     protocol: str
     baseline_perplexity: float | None = None
     perplexity: float | None = None
+    increase_percent_low: float | None = None
+    increase_percent_high: float | None = None
+    top_token_agreement_percent: float | None = None
+    mean_kl_divergence: Annotated[float | None, Field(alias="meanKLDivergence")] = None
+    p99_kl_divergence: Annotated[float | None, Field(alias="p99KLDivergence")] = None
     tokens: int = 0
     bits_per_weight: float
     parameters: int

@@ -38,6 +38,17 @@ INCREASE = Gauge(
     "By how much the perplexity of the artifact published last exceeds its source's.",
     ["namespace", "model"],
 )
+AGREEMENT = Gauge(
+    "quantop_model_top_token_agreement_percent",
+    "At how many positions the artifact published last and its source think the same token most "
+    "likely.",
+    ["namespace", "model"],
+)
+DIVERGENCE = Gauge(
+    "quantop_model_mean_kl_divergence_nats",
+    "Mean Kullback-Leibler divergence of the artifact published last from its source.",
+    ["namespace", "model"],
+)
 JOB_SECONDS = Histogram(
     "quantop_job_duration_seconds",
     "Seconds from a Job's start to its end, by what it does and how it ended.",
@@ -63,8 +74,13 @@ def observe(namespace: str, model: str, status: QuantizedModelStatus) -> None:
             status.artifact.source_size_bytes - status.artifact.size_bytes
         )
     bits = status.artifact.bits_per_weight if status.artifact else None
-    increase = status.quality.increase_percent if status.quality else None
-    for gauge, figure in ((BITS, bits), (INCREASE, increase)):
+    measured = status.quality
+    for gauge, figure in (
+        (BITS, bits),
+        (INCREASE, measured.increase_percent if measured else None),
+        (AGREEMENT, measured.top_token_agreement_percent if measured else None),
+        (DIVERGENCE, measured.mean_kl_divergence if measured else None),
+    ):
         if figure is None:
             _remove(gauge, namespace, model)
         else:
@@ -77,7 +93,7 @@ def forget(key: tuple[str, str]) -> None:
         _remove(CONDITION, *key, type_.value)
     for of in ("source", "artifact"):
         _remove(SIZE, *key, of)
-    for gauge in (SAVED, BITS, INCREASE):
+    for gauge in (SAVED, BITS, INCREASE, AGREEMENT, DIVERGENCE):
         _remove(gauge, *key)
 
 

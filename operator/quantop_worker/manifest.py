@@ -149,13 +149,13 @@ def measured_quality(content: Any) -> MeasuredQuality:
             f"The evaluate stage wrote no valid quality report: {where}: {first['msg']}; the "
             f"quantizer's image breaks the adapter contract.",
         ) from error
-    numbers = (report.bits_per_weight, report.perplexity, report.baseline_perplexity)
-    if not all(number is None or math.isfinite(number) for number in numbers):
-        raise RefusedError(
-            "InvalidQualityReport",
-            "The evaluate stage measured a perplexity or bits per weight that is no finite "
-            "number: the artifact is broken, choose another precision or method.",
-        )
+    for name, figure in report.model_dump(by_alias=True).items():
+        if isinstance(figure, float) and not math.isfinite(figure):
+            raise RefusedError(
+                "InvalidQualityReport",
+                f"The evaluate stage measured a {name} that is no finite number: the artifact is "
+                "broken, choose another precision or method.",
+            )
     return report
 
 

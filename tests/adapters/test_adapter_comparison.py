@@ -39,7 +39,7 @@ def test_an_artifact_that_predicts_as_its_source_has_lost_nothing(
     source, _, window = logits
     found = measured(source, source.copy(), window)
     assert found["baselinePerplexity"] == found["perplexity"]
-    assert found["perplexityIncreasePercentLow"] == found["perplexityIncreasePercentHigh"] == 0
+    assert found["increasePercentLow"] == found["increasePercentHigh"] == 0
     assert found["meanKLDivergence"] == found["p99KLDivergence"] == 0
     assert found["topTokenAgreementPercent"] == 100
     assert found["tokens"] == 49, "the last position predicts a token beyond the window"
@@ -58,10 +58,10 @@ def test_every_figure_is_what_its_formula_gives(
     found = measured(source, artifact, window)
     assert found["baselinePerplexity"] == pytest.approx(math.exp(ours.mean()), abs=1e-3)
     assert found["perplexity"] == pytest.approx(math.exp(theirs.mean()), abs=1e-3)
-    assert found["perplexityIncreasePercentLow"] == pytest.approx(
+    assert found["increasePercentLow"] == pytest.approx(
         100 * (math.exp(difference.mean() - margin) - 1), abs=1e-3
     )
-    assert found["perplexityIncreasePercentHigh"] == pytest.approx(
+    assert found["increasePercentHigh"] == pytest.approx(
         100 * (math.exp(difference.mean() + margin) - 1), abs=1e-3
     )
     assert found["meanKLDivergence"] == pytest.approx(divergences.mean(), abs=1e-5)

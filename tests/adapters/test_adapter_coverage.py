@@ -82,6 +82,13 @@ def test_an_empty_artifact_is_refused() -> None:
         Coverage((EMBEDDING,)).check("F16", None, None, 0)
 
 
+def test_a_tensor_in_two_files_is_an_error(tmp_path: Path) -> None:
+    for file in ("model.safetensors", "model-00002-of-00002.safetensors"):
+        write_safetensors(tmp_path / file, {"a.weight": ("I8", [2, 2], bytes(4))})
+    with pytest.raises(ValueError, match=r"a\.weight is in model-00002-of-00002\.safetensors and"):
+        checkpoint.tensors(tmp_path)
+
+
 def test_packed_and_integer_layers_count_with_their_scales(tmp_path: Path) -> None:
     write_safetensors(
         tmp_path / "model.safetensors",

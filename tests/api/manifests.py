@@ -23,6 +23,9 @@ GOOD: dict[str, Object] = {
         "quality": {
             "evaluation": {"uri": "pvc://claim/key"},
             "maxPerplexityIncreasePercent": 5,
+            "minTopTokenAgreementPercent": "99.5",
+            "maxMeanKLDivergence": "0.05",
+            "maxP99KLDivergence": 1,
             "onFailure": "Warn",
         },
         "storage": {"storeName": "default", "deletionPolicy": "Delete"},

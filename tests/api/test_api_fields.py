@@ -113,7 +113,7 @@ def stringified(value: object) -> object:
         key: {name: str(amount) for name, amount in part.items()}
         if key in MAPS
         else str(part)
-        if key in ("cpu", "maxPerplexityIncreasePercent")
+        if key in ("cpu", "maxPerplexityIncreasePercent", "maxP99KLDivergence")
         else stringified(part)
         for key, part in value.items()
     }

@@ -41,6 +41,14 @@ OPERATORS = "spec.env must not set what the operator sets itself: "
 UNUSABLE = {"gpu": "1"}
 
 REFUSALS = [
+    *(
+        Refusal(
+            QM,
+            "spec.quality.minTopTokenAgreementPercent must be at most 100",
+            {"spec.quality.minTopTokenAgreementPercent": above},
+        )
+        for above in (101, "100.1")
+    ),
     Refusal(QM, "metadata.name must be at most 46 characters", {"metadata.name": "a" * 47}),
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "4bit"}),
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "q4.1"}),

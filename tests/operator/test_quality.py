@@ -87,6 +87,28 @@ def test_a_warning_is_rolled_out_and_said(
     cluster.wait("a Warning event", warned)
 
 
+def test_each_limit_is_held_against_its_own_figure(
+    cluster: Cluster, operator: Operator, namespace: str, node: FakeNode
+) -> None:
+    """The fake finds 94.2 % agreement, and divergences of 0.12 and 1.2 nats."""
+    quantization = {"format": "GGUF", "precision": "Q8_0"}
+    quality = limited(
+        20,
+        minTopTokenAgreementPercent="94.3",
+        maxMeanKLDivergence="0.12",
+        maxP99KLDivergence="1.3",
+    )
+    cluster.apply(objects.model(namespace, quantization=quantization, quality=quality))
+    stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
+    assert "minTopTokenAgreementPercent is 94.3" in stalled["message"]
+    assert "most likely at 94.200 % of 19890 positions" in stalled["message"]
+    assert "maxMeanKLDivergence is 0.12, but the mean divergence is 0.120582" in stalled["message"]
+    assert "maxP99KLDivergence" not in stalled["message"]
+    looser = {"minTopTokenAgreementPercent": 94, "maxMeanKLDivergence": "0.13"}
+    cluster.patch(namespace, "tiny", {"quality": looser})
+    cluster.wait_for(namespace, "tiny", "Ready")
+
+
 def test_what_was_not_measured_is_not_rolled_out(
     cluster: Cluster, operator: Operator, namespace: str
 ) -> None:

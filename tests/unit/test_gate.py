@@ -1,53 +1,107 @@
 """What the quality gate lets through."""
 
+from typing import Any
+
 import pytest
 from quantop.api.quantizedmodel import Quality, QualityStatus
 from quantop.reasons import Reason
 from quantop.reconcile import gate
 
+EVALUATION = {"uri": "s3://texts/evaluation.txt"}
+INCREASE, AGREEMENT = "maxPerplexityIncreasePercent", "minTopTokenAgreementPercent"
+MEAN, P99 = "maxMeanKLDivergence", "maxP99KLDivergence"
+FIGURES = {
+    INCREASE: "increasePercent",
+    AGREEMENT: "topTokenAgreementPercent",
+    MEAN: "meanKLDivergence",
+    P99: "p99KLDivergence",
+}
 
-def limits(percent: object = None) -> Quality:
-    evaluation = {"uri": "s3://texts/evaluation.txt"}
-    return Quality.model_validate(
-        {"evaluation": evaluation, "maxPerplexityIncreasePercent": percent}
+
+def limits(**given: object) -> Quality:
+    return Quality.model_validate({"evaluation": EVALUATION, **given})
+
+
+def measured(**figures: str) -> QualityStatus:
+    return QualityStatus.model_validate(
+        {
+            "protocol": "windows-v1",
+            "baselinePerplexity": "20.000",
+            "perplexity": "21.000",
+            "tokens": 1024,
+            **figures,
+        }
     )
 
 
-def measured(increase: str | None) -> QualityStatus:
-    return QualityStatus(
-        protocol="windows-v1",
-        baseline_perplexity="20.000",
-        perplexity="21.000",
-        increase_percent=increase,
-        tokens=1024,
-    )
+def test_every_limit_of_the_api_is_held() -> None:
+    fields = {field.alias for field in Quality.model_fields.values()}
+    assert fields - {"evaluation", "onFailure"} == {each.field for each in gate.LIMITS}
+    assert set(FIGURES) == {each.field for each in gate.LIMITS}
 
 
 @pytest.mark.parametrize(
-    ("limit", "increase"), [(5, "5.000"), ("5", "4.999"), ("0.5", "0.500"), (0, "-0.250")]
+    ("field", "limit", "figure"),
+    [
+        (INCREASE, 5, "5.000"),
+        (INCREASE, "5", "4.999"),
+        (INCREASE, "0.5", "0.500"),
+        (INCREASE, 0, "-0.250"),
+        (AGREEMENT, 95, "95.000"),
+        (AGREEMENT, "99.5", "100.000"),
+        (MEAN, "0.05", "0.050000"),
+        (P99, 1, "0.999999"),
+    ],
 )
-def test_an_artifact_within_the_limit_passes(limit: object, increase: str) -> None:
-    assert gate.check(limits(limit), measured(increase)) is None
+def test_an_artifact_within_the_limit_passes(field: str, limit: object, figure: str) -> None:
+    assert gate.check(limits(**{field: limit}), measured(**{FIGURES[field]: figure})) is None
 
 
-@pytest.mark.parametrize(("limit", "increase"), [(5, "5.001"), ("0.5", "0.501"), (0, "0.001")])
-def test_an_artifact_beyond_the_limit_does_not(limit: object, increase: str) -> None:
-    fault = gate.check(limits(limit), measured(increase))
+@pytest.mark.parametrize(
+    ("field", "limit", "figure", "said"),
+    [
+        (INCREASE, 5, "5.001", "rose by 5.001 % (20.000 -> 21.000, 1024 tokens)"),
+        (INCREASE, "0.5", "0.501", "rose by 0.501 %"),
+        (INCREASE, 0, "0.001", "rose by 0.001 %"),
+        (AGREEMENT, 95, "94.999", "most likely at 94.999 % of 1024 positions"),
+        (AGREEMENT, 95, "9.000", "most likely at 9.000 %"),
+        (MEAN, "0.05", "0.050001", "mean divergence is 0.050001 nats"),
+        (P99, 1, "1.000001", "99th percentile is 1.000001 nats"),
+    ],
+)
+def test_an_artifact_beyond_the_limit_does_not(
+    field: str, limit: object, figure: str, said: str
+) -> None:
+    fault = gate.check(limits(**{field: limit}), measured(**{FIGURES[field]: figure}))
     assert fault is not None
     assert fault.reason == Reason.QUALITY_BELOW_LIMIT
-    assert f"spec.quality.maxPerplexityIncreasePercent is {limit}" in fault.message
-    assert f"rose by {increase} % (20.000 -> 21.000, 1024 tokens)" in fault.message
-    assert "raise the limit" in fault.message
+    assert f"spec.quality.{field} is {limit}, but" in fault.message
+    assert said in fault.message
+    assert "loosen the limit" in fault.message
 
 
-@pytest.mark.parametrize("evidence", [None, measured(None)], ids=["no report", "no figure"])
-def test_what_was_not_measured_has_not_passed(evidence: QualityStatus | None) -> None:
-    fault = gate.check(limits(1000), evidence)
+def test_every_limit_that_is_exceeded_is_named() -> None:
+    given: dict[str, Any] = {INCREASE: 1, AGREEMENT: 99, MEAN: 1}
+    figures = {"increasePercent": "2", "topTokenAgreementPercent": "98", "meanKLDivergence": "0.5"}
+    fault = gate.check(limits(**given), measured(**figures))
+    assert fault is not None
+    assert INCREASE in fault.message
+    assert AGREEMENT in fault.message
+    assert MEAN not in fault.message
+
+
+@pytest.mark.parametrize("field", FIGURES)
+@pytest.mark.parametrize("evidence", [None, measured()], ids=["no report", "no figure"])
+def test_what_was_not_measured_has_not_passed(field: str, evidence: QualityStatus | None) -> None:
+    fault = gate.check(limits(**{field: 100}), evidence)
     assert fault is not None
     assert fault.reason == Reason.QUALITY_NOT_MEASURED
+    assert f"spec.quality.{field} is 100" in fault.message
 
 
-@pytest.mark.parametrize("evidence", [None, measured("900.000")], ids=["no report", "bad figure"])
+@pytest.mark.parametrize(
+    "evidence", [None, measured(increasePercent="900.000")], ids=["no report", "bad figure"]
+)
 def test_without_a_limit_anything_passes(evidence: QualityStatus | None) -> None:
     assert gate.check(None, evidence) is None
     assert gate.check(limits(), evidence) is None

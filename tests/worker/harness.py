@@ -49,6 +49,8 @@ QUALITY = {
     "protocol": "windows-v1",
     "baselinePerplexity": 10.0,
     "perplexity": 10.5,
+    "topTokenAgreementPercent": 97.5,
+    "meanKLDivergence": 0.02,
     "tokens": 2048,
     "bitsPerWeight": 4.85,
     "parameters": 1000,

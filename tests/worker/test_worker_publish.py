@@ -413,7 +413,13 @@ def test_an_empty_artifact_is_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "quality", [{"perplexity": float("nan")}, {"bitsPerWeight": "many"}, {"parameters": None}]
+    "quality",
+    [
+        {"perplexity": float("nan")},
+        {"meanKLDivergence": float("inf")},
+        {"bitsPerWeight": "many"},
+        {"parameters": None},
+    ],
 )
 def test_a_quality_report_that_is_none_is_refused(bench: Bench, quality: dict[str, Any]) -> None:
     bench = bench.resolved()

@@ -104,6 +104,9 @@ Percent = Annotated[
 ]
 """A percentage of 0 or more, for example ``5`` or ``"0.5"``."""
 
+Nats = Percent
+"""An amount of information of 0 or more, in nats, for example ``"0.05"``."""
+
 Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 """A number of things or bytes, up to the largest that every JSON reader keeps exact (2^53 - 1)."""
 

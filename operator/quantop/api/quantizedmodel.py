@@ -11,6 +11,7 @@ from quantop.api.base import (
     Count,
     Decimal,
     Name,
+    Nats,
     Percent,
     ResourceRequirements,
     Rule,
@@ -141,11 +142,28 @@ class Quantization(ApiModel):
 class Quality(ApiModel):
     """How the artifact's quality is measured, and how good it must be."""
 
+    rules: ClassVar = (
+        Rule(
+            "!has(self.minTopTokenAgreementPercent) || "
+            "double(self.minTopTokenAgreementPercent) <= 100.0",
+            "spec.quality.minTopTokenAgreementPercent must be at most 100: no artifact agrees at "
+            "more positions than there are",
+        ),
+    )
+
     evaluation: Evaluation
     """The text that source and artifact are scored on."""
     max_perplexity_increase_percent: Percent | None = None
     """By how much the artifact's perplexity may exceed its source's, in percent; a fraction needs
     quotes. Default: any."""
+    min_top_token_agreement_percent: Percent | None = None
+    """At how many positions at least, in percent, artifact and source think the same token most
+    likely. Default: any."""
+    max_mean_kl_divergence: Annotated[Nats | None, Field(alias="maxMeanKLDivergence")] = None
+    """How far the artifact's distributions of the next token may be from its source's: their mean
+    Kullback-Leibler divergence, in nats. Default: any."""
+    max_p99_kl_divergence: Annotated[Nats | None, Field(alias="maxP99KLDivergence")] = None
+    """The same for the 99th percentile, which tells of rare but large changes. Default: any."""
     on_failure: OnFailure = OnFailure.BLOCK
     """Block keeps an artifact that exceeds a limit from being rolled out, and the earlier revision
     goes on serving; Warn rolls it out and says so."""
@@ -276,6 +294,16 @@ class QualityStatus(ApiModel):
     """Perplexity of the artifact."""
     increase_percent: Decimal | None = None
     """(perplexity / baseline perplexity - 1) x 100."""
+    increase_percent_low: Decimal | None = None
+    """Lower bound of the increase's 95 % confidence interval."""
+    increase_percent_high: Decimal | None = None
+    """Upper bound of the increase's 95 % confidence interval."""
+    top_token_agreement_percent: Decimal | None = None
+    """At how many positions artifact and source think the same token most likely."""
+    mean_kl_divergence: Annotated[Decimal | None, Field(alias="meanKLDivergence")] = None
+    """Mean Kullback-Leibler divergence of the artifact from its source, in nats."""
+    p99_kl_divergence: Annotated[Decimal | None, Field(alias="p99KLDivergence")] = None
+    """Its 99th percentile."""
     tokens: Count = 0
     """How many tokens were scored."""
 

@@ -97,6 +97,9 @@ class QuantizerResources(ApiModel):
     """Memory that the toolchain needs whatever the source's size."""
     memory_percent_of_source: Annotated[int, Field(ge=0, le=10_000)] = 200
     """Memory on top, in percent of the source's size."""
+    evaluation_memory_percent_of_source: Annotated[int, Field(ge=0, le=10_000)] = 400
+    """The same while source and artifact are compared on an evaluation text, both of them loaded,
+    the source in 32 bits: twice the size of one in 16."""
     disk_base: Quantity = "256Mi"
     """Disk that the toolchain needs whatever the source's size."""
     disk_percent_of_source: Annotated[int, Field(ge=100, le=10_000)] = 300

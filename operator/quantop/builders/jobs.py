@@ -34,6 +34,15 @@ class Access:
     source_secret: str | None = None
 
 
+@dataclass(frozen=True)
+class Needs:
+    """Resources of the toolchain's stages, and the size of the shared work folder."""
+
+    quantize: Manifest
+    evaluate: Manifest
+    disk: str
+
+
 def resolve_job(model: Manifest, name: str, task: ConversionTask, access: Access) -> Manifest:
     """The Job that turns a source into an artifact key and looks whether the store has it."""
     names = _task_claims(task)
@@ -67,13 +76,12 @@ def conversion_job(
     access: Access,
     quantizer: QuantizerSpec,
     precision: QuantizerPrecision,
-    resources: Manifest,
-    disk: str,
+    needs: Needs,
 ) -> Manifest:
     """The Job that makes, measures and publishes an artifact, one stage per container.
 
-    ``resources`` are the toolchain's; ``disk`` is the size of the shared work folder. Only fetch
-    sees the source's credentials, only fetch and publish the store's, the toolchain none.
+    Only fetch sees the source's credentials, only fetch and publish the store's, the toolchain
+    none.
     """
     assert task.key is not None
     names = _task_claims(task)
@@ -89,9 +97,9 @@ def conversion_job(
     # The scheduler takes the largest request of all stages; the work folder is there for each.
     fetch["resources"] = {
         **pod.WORKER_RESOURCES,
-        "requests": {**pod.WORKER_RESOURCES["requests"], "ephemeral-storage": disk},
+        "requests": {**pod.WORKER_RESOURCES["requests"], "ephemeral-storage": needs.disk},
     }
-    cores = to_cores(resources.get("limits", {}).get("cpu", "1"))
+    cores = to_cores(needs.quantize.get("limits", {}).get("cpu", "1"))
     environment = _toolchain_environment(model, task, precision, cores)
     stages = [
         pod.container(
@@ -102,7 +110,10 @@ def conversion_job(
             resources=resources,
             volumeMounts=[work, pod.mount("tmp", "/tmp")],
         )
-        for stage in (Stage.QUANTIZE, Stage.EVALUATE)
+        for stage, resources in (
+            (Stage.QUANTIZE, needs.quantize),
+            (Stage.EVALUATE, needs.evaluate),
+        )
     ]
     publish = pod.worker(
         Stage.PUBLISH, access.worker_image, task, [work], store_secret=access.store_secret
@@ -118,7 +129,7 @@ def conversion_job(
             initContainers=[fetch, *stages],
             containers=[publish],
             volumes=[
-                pod.scratch("work", disk),
+                pod.scratch("work", needs.disk),
                 pod.scratch("tmp"),
                 *pod.claim_volumes(names),
             ],

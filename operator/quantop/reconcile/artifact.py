@@ -237,7 +237,10 @@ def _convert(
                 delete=[old] if old else [],
             )
         wants = estimate.estimate(
-            quantizer.spec, snapshot.spec.quantization.resources, resolution.source_size_bytes
+            quantizer.spec,
+            snapshot.spec.quantization.resources,
+            resolution.source_size_bytes,
+            compares=task.evaluation is not None,
         )
         if problem := estimate.exceeds(wants, resolution.source_size_bytes, snapshot.capacity):
             return ArtifactStep(resolution=resolution, problem=problem)
@@ -255,8 +258,7 @@ def _convert(
                     access,
                     quantizer.spec,
                     quantizer.precision,
-                    wants.resources,
-                    wants.disk,
+                    wants,
                 )
             ],
         )
@@ -375,10 +377,15 @@ def quality_status(report: QualityReport | None) -> QualityStatus | None:
         baseline_perplexity=decimal(report.baseline_perplexity),
         perplexity=decimal(report.perplexity),
         increase_percent=decimal(increase),
+        increase_percent_low=decimal(report.increase_percent_low),
+        increase_percent_high=decimal(report.increase_percent_high),
+        top_token_agreement_percent=decimal(report.top_token_agreement_percent),
+        mean_kl_divergence=decimal(report.mean_kl_divergence, 6),
+        p99_kl_divergence=decimal(report.p99_kl_divergence, 6),
         tokens=report.tokens,
     )
 
 
-def decimal(value: Any) -> str | None:
-    """A number as a decimal string with three digits behind the point."""
-    return None if value is None else f"{value:.3f}"
+def decimal(value: Any, digits: int = 3) -> str | None:
+    """A number as a decimal string with so many digits behind the point."""
+    return None if value is None else f"{value:.{digits}f}"

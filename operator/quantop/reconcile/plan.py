@@ -182,11 +182,16 @@ def _verified(snapshot: Snapshot, step: ArtifactStep) -> State:
             "measured.",
         )
     change = f" ({float(quality.increase_percent):+.2f} %)" if quality.increase_percent else ""
+    agreement = (
+        f", the same token most likely at {quality.top_token_agreement_percent} %"
+        if quality.top_token_agreement_percent
+        else ""
+    )
     return State(
         True,
         Reason.MEASURED,
         f"Perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
-        f"{quality.tokens} tokens, {bits} bits per weight.",
+        f"{quality.tokens} tokens{agreement}, {bits} bits per weight.",
     )
 
 

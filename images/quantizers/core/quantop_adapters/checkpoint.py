@@ -78,13 +78,19 @@ class Tensor:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's safetensors files by name, read from their headers."""
-    found = {}
+    """Every tensor of a folder's safetensors files by name, read from their headers.
+
+    Raises:
+        ValueError: two files hold a tensor of the same name; which one a reader takes is chance.
+    """
+    found: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
             header = json.loads(handle.read(length))
         for name, entry in header.items():
+            if name in found:
+                raise ValueError(f"{name} is in {found[name].file.name} and in {file.name}")
             if name != "__metadata__":
                 start = 8 + length + entry["data_offsets"][0]
                 found[name] = Tensor(name, entry["dtype"], tuple(entry["shape"]), file, start)

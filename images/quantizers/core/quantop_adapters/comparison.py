@@ -83,8 +83,8 @@ class Comparison:
         return {
             "baselinePerplexity": round(baseline, 4),
             "perplexity": round(found, 4),
-            "perplexityIncreasePercentLow": round(low, 4),
-            "perplexityIncreasePercentHigh": round(high, 4),
+            "increasePercentLow": round(low, 4),
+            "increasePercentHigh": round(high, 4),
             # Rounding of the sum may leave a divergence of equal distributions just below 0.
             "meanKLDivergence": round(max(0.0, statistics.fmean(self.divergences)), 6),
             "p99KLDivergence": round(max(0.0, percentile(self.divergences, 99)), 6),

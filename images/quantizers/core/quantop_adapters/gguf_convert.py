@@ -53,8 +53,10 @@ def display_name(model_name: str, source: Path) -> str:
     return model_name
 
 
-def convert(source: Path, target: Path, model_name: str) -> bool:
+def convert(source: Path, target: Path, model_name: str, float_type: str) -> bool:
     """Write `target` and say whether the tokenizer was mapped to GPT-2's, which wants a check.
+
+    `float_type` is the type of its matrices, F16 or BF16.
 
     Raises:
         RefusedError: the converter knows neither the architecture nor the tokenizer.
@@ -101,7 +103,7 @@ def convert(source: Path, target: Path, model_name: str) -> bool:
     with torch.inference_mode():
         converter = converter_type(
             source,
-            gguf.LlamaFileType.MOSTLY_F16,
+            getattr(gguf.LlamaFileType, f"MOSTLY_{float_type}"),
             target,
             model_name=display_name(model_name, source),
         )

@@ -172,8 +172,12 @@ class LlamaCpp:
         weighted = self._weighted(task)
         progress("converting the checkpoint to GGUF", 5)
         output = target / ARTIFACT
-        full = output if task.precision == "F16" else task.scratch / "f16.gguf"
-        mapped = convert(task.source, full, task.model_name)
+        full = output if task.precision == "F16" else task.scratch / "full.gguf"
+        # What is in BF16 stays in it on the way: F16 has less range.
+        tensors = checkpoint.tensors(task.source).values()
+        types = {tensor.dtype for tensor in tensors if checkpoint.is_layer(tensor)}
+        kept = "BF16" if task.precision != "F16" and types == {"BF16"} else "F16"
+        mapped = convert(task.source, full, task.model_name, kept)
         if mapped:
             check_tokenizer(full, task)
         if full != output:

@@ -92,9 +92,14 @@ def transformers_scorer(folder: Path, what: str) -> Scorer:
     torch: Any = importlib.import_module("torch")
     transformers: Any = importlib.import_module("transformers")
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        ).eval()
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        model.eval()
         if packed := getattr(model, "hf_quantizer", None):
             # Left alone, weights are unpacked at the first call, some formats' to 16 bits. The
             # method of transformers' own class refuses to make them 32.
@@ -108,6 +113,16 @@ def transformers_scorer(folder: Path, what: str) -> Scorer:
             f"transformers cannot load the {what} "
             f"({type(error).__name__}: {first_sentence(error)})",
         ) from error
+    # transformers makes up what is missing and leaves what is too much.
+    strange = [*loaded["missing_keys"], *loaded["mismatched_keys"]]
+    if what == "artifact":
+        strange += loaded["unexpected_keys"]
+    if strange:
+        raise RefusedError(
+            f"{what.capitalize()}NotLoadable",
+            f"{len(strange)} tensors of the {what} are not those that its config.json asks for, "
+            f"first {min(map(str, strange))}",
+        )
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise RefusedError(
