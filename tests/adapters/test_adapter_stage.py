@@ -16,6 +16,7 @@ from quantop_adapters import perplexity, stage
 from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.llama_cpp import LlamaCpp
 from quantop_adapters.llm_compressor import LlmCompressor
+from quantop_adapters.mlx import Mlx
 from quantop_adapters.onnxruntime_genai import OnnxruntimeGenai
 from quantop_adapters.refusal import RefusedError
 
@@ -351,8 +352,18 @@ def test_another_tokenizer_than_the_sources_is_refused(
             "shares a scale among 32 columns",
         ),
         (OnnxruntimeGenai(), {"PRECISION": "FP16"}, "UnsupportedPrecision", "FP32, INT8, INT4"),
-        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "leave it out"),
+        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "FP32 by Default"),
+        (
+            OnnxruntimeGenai(),
+            {"PRECISION": "INT8", "METHOD": "KQuantMixed"},
+            "UnsupportedMethod",
+            "INT8 by RTN, KQuant",
+        ),
         (OnnxruntimeGenai(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "remove"),
+        (Mlx(), {"METHOD": "RTN"}, "UnsupportedMethod", "leave it out"),
+        (Mlx(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "remove"),
+        (Mlx(), {"PRECISION": "Q4"}, "UnsupportedPrecision", "4bit"),
+        (Mlx(), {"PRECISION": "4bit"}, "UnsupportedShape", "up_proj.weight has 4"),
     ],
 )
 def test_a_recipe_that_a_toolchain_cannot_follow_is_refused_at_once(

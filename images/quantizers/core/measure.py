@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from quantop_adapters import llm_compressor, mlx
+from quantop_adapters import llm_compressor, mlx, onnxruntime_genai
 
 HERE = Path(__file__).resolve().parent
 # Toolchain, format, precision, method, whether it is given the calibration text.
@@ -52,9 +52,11 @@ RECIPES = (
         for method, needs_text in methods.items()
     ),
     *(("mlx", "MLX", precision, "", False) for precision in mlx.RECIPES),
-    ("onnxruntime_genai", "ONNX", "FP32", "", False),
-    ("onnxruntime_genai", "ONNX", "INT8", "", False),
-    ("onnxruntime_genai", "ONNX", "INT4", "", False),
+    *(
+        ("onnxruntime_genai", "ONNX", precision, method, False)
+        for precision, methods in onnxruntime_genai.METHODS.items()
+        for method in methods
+    ),
 )
 
 
