@@ -47,7 +47,7 @@ SCHEMES: Mapping[str, Scheme] = {
     # Floats.
     "FP8": Scheme((ROUND_TO_NEAREST,), fixed_inputs=True),
     "FP8_DYNAMIC": Scheme((ROUND_TO_NEAREST,)),
-    "FP8_BLOCK": Scheme((ROUND_TO_NEAREST,)),
+    "FP8_BLOCK": Scheme((ROUND_TO_NEAREST,), group=128),
     "MXFP8": Scheme((ROUND_TO_NEAREST,), group=32),
     "MXFP8A16": Scheme((ROUND_TO_NEAREST,), group=32),
     "NVFP4": Scheme((ROUND_TO_NEAREST, GPTQ), group=16, fixed_inputs=True),
