@@ -108,6 +108,10 @@ e2e: cluster ## The scenarios on the running cluster; SLOW=1 for the slow ones, 
 bench: cluster ## Measurements on the running cluster, printed as ratios
 	@$(STEP) bench $(INSIDE) python -m e2e.benchmarks
 
+.PHONY: quality-bench
+quality-bench: cluster ## Spoil artifacts in every way we know, and see that none passes the gate
+	@$(STEP) quality-bench $(INSIDE) python -m e2e.benchmarks quality
+
 .PHONY: clean
 clean: ## Remove what was built in the repository; the cache stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build

@@ -13,15 +13,18 @@ from e2e.store import Store, push_test_models
 
 BENCHMARKS = ("latency", "overhead", "memory", "throughput")
 """Modules of this package, each with ``measure(kubectl, team) -> list[Figure]``."""
+ON_REQUEST = ("quality",)
+"""The same, of a quarter of an hour and more."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    known = (*BENCHMARKS, *ON_REQUEST)
     parser = argparse.ArgumentParser(prog="python -m e2e.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     names = parser.parse_args(arguments).names or BENCHMARKS
-    if unknown := sorted(set(names) - set(BENCHMARKS)):
-        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(known)}")
     kubectl, store = Kubectl(), Store.from_environment()
     push_test_models(store.client())
     for name in names:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from e2e.benchmarks import toolpod
 from e2e.benchmarks.checkpoint import write_checkpoint
 from e2e.benchmarks.figures import Figure
-from e2e.install import WRITER_SECRET
 from e2e.kubectl import Kubectl, Object
 from e2e.scenarios.team import Team, quantized_model
 from e2e.scenarios.waiting import until
@@ -16,7 +16,7 @@ from e2e.store import SOURCES_BUCKET, TEXTS_BUCKET, Store, push_checkpoint, text
 DONE = 'echo "by hand: $(date +%s.%N) - $began"'
 CALIBRATION = {"uri": text_uri("calibration.txt"), "samples": 64, "sequenceLength": 256}
 LLAMA_CPP = """
-python - /work/source/model --outfile /work/full.gguf <<'END'
+python - "$MODEL" --outfile /work/full.gguf <<'END'
 import os, runpy, sys
 folder = os.environ["LLAMA_CPP_PYTHON"]
 sys.path.insert(0, folder)
@@ -29,12 +29,13 @@ llama-quantize /work/full.gguf /work/out.gguf Q4_K_M "$OMP_NUM_THREADS"
 """
 LLM_COMPRESSOR = """
 python - <<'END'
+import os
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained("/work/source/model", dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained("/work/source/model")
+model = AutoModelForCausalLM.from_pretrained(os.environ["MODEL"], dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(os.environ["MODEL"])
 ids = tokenizer(open("/work/source/calibration.txt").read()).input_ids
 starts = range(0, 64 * 256, 256)
 rows = [{"input_ids": ids[n : n + 256], "attention_mask": [1] * 256} for n in starts]
@@ -50,7 +51,7 @@ tokenizer.save_pretrained("/work/out")
 END
 """
 ONNXRUNTIME_GENAI = """
-python -m onnxruntime_genai.models.builder --input /work/source/model --output /work/out \\
+python -m onnxruntime_genai.models.builder --input "$MODEL" --output /work/out \\
     --precision int4 --execution_provider cpu --cache_dir /work/cache \\
     --extra_options hf_token=false hf_remote=false
 """
@@ -73,16 +74,6 @@ TOOLS = (
     Tool("CompressedTensors", "W4A16", 8, LLM_COMPRESSOR, calibrated=True),
     Tool("ONNX", "INT4", 8, ONNXRUNTIME_GENAI),
 )
-DOWNLOAD = """
-import os, boto3
-s3 = boto3.client("s3", endpoint_url=os.environ["ENDPOINT"])
-os.makedirs("/work/source/model")
-prefix = os.environ["PREFIX"]
-for each in s3.list_objects_v2(Bucket=os.environ["BUCKET"], Prefix=prefix)["Contents"]:
-    target = "/work/source/model/" + os.path.basename(each["Key"])
-    s3.download_file(os.environ["BUCKET"], each["Key"], target)
-s3.download_file(os.environ["TEXTS"], "calibration.txt", "/work/source/calibration.txt")
-"""
 
 
 def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
@@ -119,7 +110,7 @@ def _measure(kubectl: Kubectl, team: Team, tool: Tool) -> Figure:
         ]
         for ended in [container["state"]["terminated"]]
     }
-    raw = _by_hand(kubectl, team, pod, store, prefix, tool)
+    raw = _by_hand(kubectl, pod, store, prefix, tool)
     shown = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in stages.items())
     return Figure(
         f"pipeline overhead, {tool.format} {tool.precision} of {size / 1e9:.1f} GB",
@@ -135,74 +126,16 @@ def _completed(team: Team, name: str) -> Object | None:
     return job if "completionTime" in job["status"] else None
 
 
-def _by_hand(
-    kubectl: Kubectl, team: Team, job_pod: Object, store: Store, prefix: str, tool: Tool
-) -> float:
+def _by_hand(kubectl: Kubectl, job_pod: Object, store: Store, prefix: str, tool: Tool) -> float:
     """Seconds that the tools' own commands take in a plain pod of the same images and limits."""
-    containers = {each["name"]: each for each in job_pod["spec"]["initContainers"]}
-    quantize, fetch = containers["quantize"], containers["fetch"]
-    common = {
-        "securityContext": quantize["securityContext"],
-        "resources": quantize["resources"],
-        "volumeMounts": [
-            {"name": "work", "mountPath": "/work"},
-            {"name": "tmp", "mountPath": "/tmp"},
-        ],
-    }
-    threads = [each for each in quantize["env"] if each["name"] == "OMP_NUM_THREADS"]
-    settings = {
-        "ENDPOINT": store.endpoint_in_cluster or "",
-        "BUCKET": SOURCES_BUCKET,
-        "PREFIX": f"{prefix}/",
-        "TEXTS": TEXTS_BUCKET,
-        "AWS_DEFAULT_REGION": store.region,
-    }
-    name = f"by-hand-{tool.format.lower()}"
-    kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": team.namespace},
-            "spec": {
-                "restartPolicy": "Never",
-                "automountServiceAccountToken": False,
-                "securityContext": job_pod["spec"]["securityContext"],
-                "volumes": [{"name": "work", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
-                "initContainers": [
-                    {
-                        **common,
-                        "name": "download",
-                        "image": fetch["image"],
-                        "command": ["python", "-c", DOWNLOAD],
-                        "env": [{"name": key, "value": value} for key, value in settings.items()],
-                        "envFrom": [{"secretRef": {"name": WRITER_SECRET}}],
-                    }
-                ],
-                "containers": [
-                    {
-                        **common,
-                        "name": name,
-                        "image": quantize["image"],
-                        "command": [
-                            "bash",
-                            "-ec",
-                            f"began=$(date +%s.%N)\n{tool.commands}\n{DONE}",
-                        ],
-                        "env": threads,
-                    }
-                ],
-            },
-        }
+    wanted = toolpod.ToolPod(
+        f"by-hand-{tool.format.lower()}",
+        f"began=$(date +%s.%N)\n{tool.commands}\n{DONE}",
+        ((SOURCES_BUCKET, f"{prefix}/"), (TEXTS_BUCKET, "calibration.txt")),
+        files={},
+        environment={"MODEL": f"{toolpod.SOURCE_DIR}/{prefix}"},
     )
-
-    def ended() -> str | None:
-        pod = kubectl.get("pod", name, team.namespace)
-        phase = pod["status"].get("phase") if pod else None
-        return phase if phase in ("Succeeded", "Failed") else None
-
-    phase = until("the commands by hand end", ended, timeout=3600, every=1)
-    log = kubectl.logs(team.namespace, name, name)
-    assert phase == "Succeeded", log
+    log = toolpod.run(kubectl, job_pod, store, wanted, timeout=3600)
     (line,) = (line for line in log.splitlines() if line.startswith("by hand: "))
     finished, began = line.removeprefix("by hand: ").split(" - ")
     return float(finished) - float(began)

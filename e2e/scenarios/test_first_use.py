@@ -29,6 +29,8 @@ def test_an_unseen_manifest_ends_ready_and_answers(
         float(status["quality"][each]) for each in ("baselinePerplexity", "perplexity")
     )
     assert 1 < baseline < perplexity < 2 * baseline
+    assert 80 < float(status["quality"]["topTokenAgreementPercent"]) < 100
+    assert 0 < float(status["quality"]["meanKLDivergence"]) < 0.1
     assert set(conditions(model)) == CONDITIONS
 
 

@@ -42,11 +42,17 @@ def test_a_precision_that_loses_too_much_is_not_rolled_out(team: Team) -> None:
 def test_a_warning_is_rolled_out_all_the_same(team: Team) -> None:
     quality = {
         "evaluation": EVALUATION,
-        "maxPerplexityIncreasePercent": "0.5",
+        "minTopTokenAgreementPercent": 90,
+        "maxMeanKLDivergence": "0.02",
+        "maxPerplexityIncreasePercent": 100,
         "onFailure": "Warn",
     }
     name = team.apply(quantized_model("warned", ("GGUF", "Q2_K"), quality=quality))
     model = team.ready(name)
     verified = conditions(model)["Verified"]
     assert (verified["status"], verified["reason"]) == ("False", "QualityBelowLimit")
+    measured = model["status"]["quality"]
+    assert f"most likely at {measured['topTokenAgreementPercent']} %" in verified["message"]
+    assert f"mean divergence is {measured['meanKLDivergence']} nats" in verified["message"]
+    assert "maxPerplexityIncreasePercent" not in verified["message"], "that limit is kept"
     assert team.answer(name)

@@ -65,7 +65,11 @@ def test_every_figure_is_what_its_formula_gives(
         100 * (math.exp(difference.mean() + margin) - 1), abs=1e-3
     )
     assert found["meanKLDivergence"] == pytest.approx(divergences.mean(), abs=1e-5)
-    assert found["p99KLDivergence"] == pytest.approx(divergences.max(), abs=1e-5)
+    highest = sorted(divergences)[-2:]
+    # The 99th percentile of 49 values is 0.99 x 48 = 47.52 steps above the lowest.
+    assert found["p99KLDivergence"] == pytest.approx(
+        highest[0] + 0.52 * (highest[1] - highest[0]), abs=1e-5
+    )
     agreement = 100 * (p.argmax(axis=-1) == q.argmax(axis=-1)).mean()
     assert 0 < agreement < 100
     assert found["topTokenAgreementPercent"] == pytest.approx(agreement, abs=1e-3)
@@ -132,10 +136,3 @@ def test_logits_that_are_no_numbers_are_refused(
     artifact[3, 3] = np.nan
     with pytest.raises(RefusedError, match="artifact's perplexity is not finite"):
         measured(source, artifact, window)
-
-
-@pytest.mark.parametrize(("count", "expected"), [(1, 0), (100, 98), (101, 99), (1000, 989)])
-def test_the_99th_percentile_is_a_value_that_99_of_100_do_not_exceed(
-    count: int, expected: int
-) -> None:
-    assert comparison.percentile([float(value) for value in reversed(range(count))], 99) == expected

@@ -75,6 +75,7 @@ class Comparison:
         Raises:
             RefusedError: a perplexity is not finite.
         """
+        numpy: Any = importlib.import_module("numpy")
         baseline = perplexity.perplexity(self.source, "source")
         found = perplexity.perplexity(self.artifact, "artifact")
         low, high = increase_interval(
@@ -87,7 +88,7 @@ class Comparison:
             "increasePercentHigh": round(high, 4),
             # Rounding of the sum may leave a divergence of equal distributions just below 0.
             "meanKLDivergence": round(max(0.0, statistics.fmean(self.divergences)), 6),
-            "p99KLDivergence": round(max(0.0, percentile(self.divergences, 99)), 6),
+            "p99KLDivergence": round(max(0.0, float(numpy.percentile(self.divergences, 99))), 6),
             "topTokenAgreementPercent": round(100 * self.agreements / len(self.source), 3),
             "tokens": len(self.source),
         }
@@ -104,11 +105,6 @@ def increase_interval(differences: Sequence[float]) -> tuple[float, float]:
     margin = NORMAL_95 * spread / math.sqrt(len(differences))
     low, high = (100 * math.expm1(min(700.0, mean + side)) for side in (-margin, margin))
     return low, high
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest of the values that at least `percent` of a hundred do not exceed."""
-    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
 def aligned(first: Iterable[Any], second: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -1,0 +1,132 @@
+"""Measure with the project's own code and with what others trust, on the same windows.
+
+    python references.py MODELS_DIR WORK_DIR
+
+Runs where the toolchains are, as `faults.py` does. Prints one JSON object: for each figure its
+name, `ours`, `theirs` and who they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quantop_adapters import checkpoint, gguf_convert, llama_cpp, perplexity
+from quantop_adapters.comparison import Comparison
+
+WINDOW = 256
+WINDOWS = 32
+PATTERNS = {
+    "perplexity of the source": r"Mean PPL\(base\)\s*:\s*([0-9.]+)",
+    "perplexity of the artifact": r"Mean PPL\(Q\)\s*:\s*([0-9.]+)",
+    "mean KL divergence": r"Mean\s+KLD:\s*([0-9.]+)",
+    "99th percentile of KL divergence": r"99\.0%\s+KLD:\s*([0-9.]+)",
+    "top token agreement": r"Same top p:\s*([0-9.]+)",
+}
+"""What llama-perplexity --kl-divergence prints."""
+NAMES = {
+    "perplexity of the source": "baselinePerplexity",
+    "perplexity of the artifact": "perplexity",
+    "mean KL divergence": "meanKLDivergence",
+    "99th percentile of KL divergence": "p99KLDivergence",
+    "top token agreement": "topTokenAgreementPercent",
+}
+
+
+def transformers_own(source: Path, windows: list[list[int]]) -> Iterator[dict[str, Any]]:
+    """The loss that transformers itself computes when it is given labels."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    losses = []
+    with torch.inference_mode():
+        for window in windows:
+            ids = torch.tensor([window])
+            losses.append(float(model(input_ids=ids, labels=ids).loss))
+    theirs = float(torch.tensor(losses).mean().exp())
+    score = perplexity.transformers_scorer(source, "source")
+    compared = Comparison()
+    for window in windows:
+        compared.add(window, score(window), score(window))
+    ours = compared.report()["baselinePerplexity"]
+    yield {
+        "what": "perplexity of the source",
+        "ours": ours,
+        "theirs": theirs,
+        "who": "transformers",
+    }
+
+
+def llama_perplexity(source: Path, text: str, work: Path) -> Iterator[dict[str, Any]]:
+    """llama.cpp's own comparison, which scores the second half of each window."""
+    full, artifact, base = (work / name for name in ("full.gguf", "q4.gguf", "base.logits"))
+    gguf_convert.convert(source, full, "reference", "F16")
+    run("llama-quantize", full, artifact, "Q4_K_M", "1")
+    (work / "text").write_text(text, encoding="utf-8")
+    common = ("--file", work / "text", "--ctx-size", WINDOW, "--chunks", WINDOWS, "--threads", "1")
+    run("llama-perplexity", "--model", full, "--kl-divergence-base", base, *common)
+    said = run(
+        *("llama-perplexity", "--model", artifact, "--kl-divergence-base", base),
+        *("--kl-divergence", "--ctx-size", WINDOW, "--threads", "1"),
+    )
+    engines = [llama_cpp.Engine(path, WINDOW, 1) for path in (full, artifact)]
+    # It puts the beginning-of-text token first, and in place of each window's first token too.
+    vocabulary = engines[0].vocabulary
+    assert engines[0].library.llama_vocab_get_add_bos(vocabulary)
+    first = engines[0].library.llama_vocab_bos(vocabulary)
+    ids = [first, *engines[0].tokenize(text)]
+    compared = Comparison()
+    half = WINDOW // 2
+    for start in range(0, WINDOWS * WINDOW, WINDOW):
+        window = [first, *ids[start + 1 : start + WINDOW]]
+        rows = [second_half(engine, window, half) for engine in engines]
+        compared.add(window[half:], *rows)
+    report = compared.report()
+    for what, pattern in PATTERNS.items():
+        match = re.search(pattern, said)
+        theirs = float(match[1]) if match else None
+        yield {
+            "what": what,
+            "ours": report[NAMES[what]],
+            "theirs": theirs,
+            "who": "llama-perplexity",
+        }
+
+
+def second_half(engine: llama_cpp.Engine, window: list[int], half: int) -> list[Any]:
+    """Copies of the logits behind the first `half` positions."""
+    import numpy
+
+    rows = numpy.concatenate([block.copy() for block in engine.score(window)])
+    return [rows[half:]]
+
+
+def run(*command: object) -> str:
+    """Run a tool; what it printed."""
+    arguments = [str(part) for part in command]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{arguments[0]} ended with {done.returncode}: {done.stdout[-2000:]}")
+    return done.stdout
+
+
+def main(arguments: list[str]) -> int:
+    """Print the figures."""
+    models, work = (Path(each).resolve() for each in arguments)
+    source = models / "tiny-llama"
+    text = perplexity.read_text(models / "evaluation.txt")
+    ids = checkpoint.token_ids(source, text)
+    windows = [list(window) for window in perplexity.windows(ids, WINDOW)[:WINDOWS]]
+    figures = [*transformers_own(source, windows), *llama_perplexity(source, text, work)]
+    print("figures: " + json.dumps(figures), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
