@@ -57,24 +57,25 @@ def test_every_precision_and_method_is_made_and_keeps_its_promise(
     }
     assert set(limits) == {each["name"] for each in quantizer["spec"]["precisions"]}
     made = [team.apply(model) for model in models(quantizer, limits)]
-    print(f"\n{name:32} {'bits/weight':>11} {'bytes':>8} {'perplexity':>10} {'rose %':>8}")
+    print(f"\n{name:40} {'bits/weight':>11} {'bytes':>8} {'perplexity':>10} {'rose %':>8}")
     for each in made:
         status = team.ready(each, timeout=3600)["status"]
         artifact, quality = status["artifact"], status["quality"]
         print(
-            f"{each:32} {artifact['bitsPerWeight']:>11} {artifact['sizeBytes']:>8} "
+            f"{each:40} {artifact['bitsPerWeight']:>11} {artifact['sizeBytes']:>8} "
             f"{quality['perplexity']:>10} {quality['increasePercent']:>8}"
         )
 
 
 def models(quantizer: Object, limits: Mapping[str, str]) -> Iterator[Object]:
     """An artifact of each precision by each method, which must keep the precision's limit."""
+    kind = quantizer["spec"]["format"]
     for precision in quantizer["spec"]["precisions"]:
         for method in precision["methods"]:
             needs_text = method.get("calibration") == "Required"
             yield quantized_model(
-                f"{precision['name']}-{method['name']}".lower().replace("_", "-"),
-                (quantizer["spec"]["format"], precision["name"]),
+                f"{kind}-{precision['name']}-{method['name']}".lower().replace("_", "-"),
+                (kind, precision["name"]),
                 quantization={
                     "method": method["name"],
                     **({"calibration": CALIBRATION} if needs_text else {}),
