@@ -96,14 +96,14 @@ def convert(models: Path, model: str, recipe: tuple[str, str, str, str, bool], w
             status = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
         if status:
             return (
-                f"{model:11} {kind:17} {precision:7} {stage} failed with {status}: "
+                f"{model:11} {kind:17} {precision:11} {stage} failed with {status}: "
                 + (work / "termination").read_text()
             )
         seconds.append(time.monotonic() - start)
     quality = json.loads((work / "state" / "quality.json").read_text())
     size = sum(path.stat().st_size for path in (work / "artifact").rglob("*") if path.is_file())
     return (
-        f"{model:11} {kind:17} {precision:7} {method or ('calibrated' if calibrated else ''):16}"
+        f"{model:11} {kind:17} {precision:11} {method or ('calibrated' if calibrated else ''):16}"
         f"{size:>11,} {quality['bitsPerWeight']:>8.3f} {quality['quantizedBitsPerWeight']:>9.3f} "
         f"{quality['quantizedLayers']:>4}/{quality['totalLayers']:<4}"
         f"{quality['baselinePerplexity']:>9.3f} {quality['perplexity']:>9.3f} "
@@ -121,7 +121,7 @@ def main() -> int:
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="measure-"))
     print(
-        f"{'model':11} {'format':17} {'precis.':7} {'method':16}{'bytes':>11} {'bits/w':>8} "
+        f"{'model':11} {'format':17} {'precision':11} {'method':16}{'bytes':>11} {'bits/w':>8} "
         f"{'in layers':>9} {'layers':>9}{'ppl src':>9} {'ppl':>9} {'quant s':>7} {'eval s':>6}"
     )
     failed = False
