@@ -14,6 +14,8 @@ STEP := scripts/step
 CLUSTER ?= local
 # SLOW=1: the slow scenarios too.
 SLOW ?=
+# ALL=1: the images that the demo does without, too; the slow scenarios need them.
+ALL ?= $(SLOW)
 NODES ?= 1
 
 PROGRAMS := python3 -m e2e.cluster build
@@ -70,8 +72,8 @@ test: $(SYNCED) ## Unit tests, and tests against a real kube-apiserver and etcd
 	@$(STEP) test pytest -q
 
 .PHONY: images
-images: $(SYNCED) ## Build the images; with PUSH=1 push them to REGISTRY, too
-	@$(STEP) images$(if $(PUSH),.push) python -m images.build $(if $(PUSH),--registry $(REGISTRY) --push \
+images: $(SYNCED) ## Build the images, with ALL=1 the demo's and all others; with PUSH=1 push them to REGISTRY, too
+	@$(STEP) images$(if $(PUSH),.push) python -m images.build $(if $(ALL),--all) $(if $(PUSH),--registry $(REGISTRY) --push \
 		$(if $(INSIDE),--push-prefix $(INSIDE)))
 
 .PHONY: programs

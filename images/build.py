@@ -44,7 +44,8 @@ class Image:
 
     `parents` maps build arguments to the images they name. `extra` and `packages` put the project
     itself into the build context: `requirements.txt` locked by uv.lock for that extra, and the
-    Python packages under `packages/`.
+    Python packages under `packages/`. One that is not a `default` is built when it is named or all
+    are asked for: the demo does without it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Image:
     extra: str = ""
     packages: tuple[str, ...] = ()
     wheels: bool = False
+    default: bool = True
 
 
 IMAGES = (
@@ -88,6 +90,18 @@ IMAGES = (
         "quantop/runtime-llama-cpp",
         "runtimes/llama-cpp",
         {"BASE_IMAGE": "base", "LLAMA_CPP_IMAGE": "llama-cpp"},
+    ),
+    Image(
+        "quantop/quantizer-openvino",
+        "quantizers/openvino",
+        {"BASE_IMAGE": "torch", "UV_IMAGE": "uv"},
+        default=False,
+    ),
+    Image(
+        "quantop/runtime-openvino",
+        "runtimes/openvino",
+        {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},
+        default=False,
     ),
 )
 
@@ -459,8 +473,9 @@ def project_version() -> str:
     return str(project["version"])
 
 
-def select(names: Sequence[str]) -> list[str]:
-    """The images asked for by name, with or without `quantop/`; all of them when none is.
+def select(names: Sequence[str], *, every: bool = False) -> list[str]:
+    """The images asked for by name, with or without `quantop/`; when none is, the default ones, or
+    `every` one.
 
     Raises:
         BuildError: a name is not in the table.
@@ -472,7 +487,9 @@ def select(names: Sequence[str]) -> list[str]:
         raise BuildError(
             f"no image {', '.join(unknown)}; there are: {', '.join(i.name for i in IMAGES)}"
         )
-    return [known[name] for name in names] or [image.name for image in IMAGES]
+    if names:
+        return [known[name] for name in names]
+    return [image.name for image in IMAGES if image.default or every]
 
 
 def record_digest(path: Path, name: str, digest: str) -> None:
@@ -488,7 +505,10 @@ def parse(
     """The command line; the engine defaults to the first one installed."""
     installed = [name for name in ENGINES if which(name)]
     parser = argparse.ArgumentParser(prog="images.build", description="Build and push the images.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="images to build (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="images to build (default: what the demo needs)"
+    )
+    parser.add_argument("--all", action="store_true", help="build the others, too")
     parser.add_argument("--engine", choices=sorted(ENGINES), default=(installed or ["docker"])[0])
     parser.add_argument(
         "--base",
@@ -514,7 +534,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     builder = Builder(engine, cache, base, project_version())
     plain = is_private_address(options.registry)
     try:
-        for name in select(options.names):
+        for name in select(options.names, every=options.all):
             builder.ensure(name)
             if options.push and builder.table[name].pushed:
                 start = time.monotonic()

@@ -18,11 +18,10 @@ from quantop_adapters.llama_cpp import LlamaCpp
 from quantop_adapters.llm_compressor import LlmCompressor
 from quantop_adapters.mlx import Mlx
 from quantop_adapters.onnxruntime_genai import OnnxruntimeGenai
+from quantop_adapters.openvino import OpenVino
 from quantop_adapters.refusal import RefusedError
 
 from tests.adapters.checkpoints import LLAMA, write_source
-
-ADAPTERS = Path(stage.__file__).parent.parent
 
 
 class FakeToolchain:
@@ -364,6 +363,27 @@ def test_another_tokenizer_than_the_sources_is_refused(
         (Mlx(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "remove"),
         (Mlx(), {"PRECISION": "Q4"}, "UnsupportedPrecision", "4bit"),
         (Mlx(), {"PRECISION": "4bit"}, "UnsupportedShape", "up_proj.weight has 4"),
+        (OpenVino(), {"METHOD": "RTN"}, "UnsupportedMethod", "for FP32: leave it out"),
+        (
+            OpenVino(),
+            {"PRECISION": "INT4", "METHOD": "HQQ"},
+            "UnsupportedMethod",
+            "makes INT4 by RTN, AWQ, GPTQ",
+        ),
+        (
+            OpenVino(),
+            {"PRECISION": "INT4", "METHOD": "AWQ"},
+            "CalibrationRequired",
+            "or set spec.quantization.method to RTN",
+        ),
+        (OpenVino(), {"PRECISION": "W8A8"}, "CalibrationRequired", "set spec.quantization"),
+        (
+            OpenVino(),
+            {"PRECISION": "INT4", "CALIBRATION_FILE": "/text"},
+            "CalibrationNotUsed",
+            "or set spec.quantization.method to AWQ or GPTQ",
+        ),
+        (OpenVino(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision FP32"),
     ],
 )
 def test_a_recipe_that_a_toolchain_cannot_follow_is_refused_at_once(
@@ -450,7 +470,7 @@ class Slow(FakeToolchain):
 stage.main(Slow(), ["quantize"])
 """
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(["operator", str(ADAPTERS), "."]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "WORK_DIR": str(work),
         "MODEL_NAME": "demo",
         "FORMAT": "GGUF",

@@ -163,9 +163,33 @@ def test_digests_of_other_images_stay(tmp_path: Path) -> None:
 
 def test_images_are_named_with_or_without_the_prefix() -> None:
     assert build.select(["worker", "quantop/operator"]) == ["quantop/worker", "quantop/operator"]
-    assert build.select([]) == [image.name for image in build.IMAGES]
+    assert build.select(["quantizer-openvino"]) == ["quantop/quantizer-openvino"]
     with pytest.raises(build.BuildError, match="no image nothing; there are: llama-cpp"):
         build.select(["nothing"])
+
+
+def test_the_demo_does_not_wait_for_what_it_does_not_use() -> None:
+    every = [image.name for image in build.IMAGES]
+    assert build.select([], every=True) == every
+    openvino = {"quantop/quantizer-openvino", "quantop/runtime-openvino"}
+    assert build.select([]) == [name for name in every if name not in openvino]
+
+
+def test_a_link_is_built_as_what_it_leads_to(
+    repository: Path, engine: build.Engine, store: Path, tmp_path: Path
+) -> None:
+    """What images share is written once, and each holds its own copy."""
+    (repository / "images/shared").mkdir()
+    (repository / "images/shared/module.py").write_text("1")
+    (repository / "images/child/shared").symlink_to("../shared")
+    ensure(engine, tmp_path, "quantop/child")
+    before = len(builds(store))
+    (repository / "images/shared/module.py").write_text("2")
+    ensure(engine, tmp_path, "quantop/child", "quantop/program")
+    assert builds(store)[before:] == [
+        "localhost/quantop/child:latest",
+        "localhost/quantop/program:latest",
+    ]
 
 
 @pytest.mark.parametrize(

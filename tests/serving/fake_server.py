@@ -14,7 +14,7 @@ from tests.serving.fake_engine import FakeEngine
 def main() -> int:
     """Serve; `FAKE_PAUSE` is the seconds that each token takes."""
     pause = float(os.environ.get("FAKE_PAUSE", "0.01"))
-    return serve(parse(sys.argv[1:]), lambda: FakeEngine(pause=pause, context_length=4096))
+    return serve(parse(sys.argv[1:]), lambda _: FakeEngine(pause=pause, context_length=4096))
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def test_an_engine_that_has_ended_is_idle(drain_file: Path) -> None:
 async def test_a_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
     """onnxruntime-genai is not installed here, so that loading fails."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "quantop_serving", f"--model-dir={tmp_path}"),
+        *(sys.executable, "-m", "quantop_onnxruntime", f"--model-dir={tmp_path}"),
         *("--model-name=m", "--host=127.0.0.1", f"--port={free_ports(1)[0]}"),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -4,7 +4,7 @@
     llama_cpp:Q4_K_M ...]
 
 Runs wherever the toolchains are: in the image, or in a virtual environment of requirements.txt and
-torch.
+torch. OpenVINO's has an environment of its own: `--only openvino` there.
 """
 
 from __future__ import annotations
@@ -57,6 +57,15 @@ RECIPES = (
         for precision, methods in onnxruntime_genai.METHODS.items()
         for method in methods
     ),
+    ("openvino", "OpenVINO", "FP32", "", False),
+    ("openvino", "OpenVINO", "FP16", "", False),
+    ("openvino", "OpenVINO", "INT8", "", False),
+    ("openvino", "OpenVINO", "W8A8", "", True),
+    ("openvino", "OpenVINO", "INT4", "RTN", False),
+    ("openvino", "OpenVINO", "INT4", "AWQ", True),
+    ("openvino", "OpenVINO", "INT4", "GPTQ", True),
+    ("openvino", "OpenVINO", "NF4", "", False),
+    ("openvino", "OpenVINO", "MXFP4", "", False),
 )
 
 
@@ -71,7 +80,7 @@ def convert(models: Path, model: str, recipe: tuple[str, str, str, str, bool], w
     work.mkdir(parents=True)
     environment = {
         **os.environ,
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "openvino")]),
         "WORK_DIR": str(work),
         "SOURCE_DIR": str(models / model),
         "MODEL_NAME": model,

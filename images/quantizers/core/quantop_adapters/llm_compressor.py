@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantop_adapters import checkpoint, perplexity, stage
+from quantop_adapters import calibration, checkpoint, perplexity, stage
 from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.refusal import RefusedError
 
@@ -112,7 +112,10 @@ class LlmCompressor:
         arguments: dict[str, Any] = {}
         if task.calibration:
             progress("preparing the calibration text", 15)
-            rows = calibration_rows(task)
+            rows = [
+                {"input_ids": row, "attention_mask": [1] * len(row)}
+                for row in calibration.token_rows(task)
+            ]
             arguments = {
                 "dataset": importlib.import_module("datasets").Dataset.from_list(rows),
                 "num_calibration_samples": len(rows),
@@ -238,26 +241,6 @@ def leave_memory_unpinned() -> None:
     if not torch.accelerator.is_available():
         cache: Any = importlib.import_module("llmcompressor.pipelines.cache")
         cache.IntermediatesCache.pin_memory = lambda *_, **__: None
-
-
-def calibration_rows(task: stage.Task) -> list[dict[str, list[int]]]:
-    """The calibration text as rows of exactly `sequence_length` ids.
-
-    Raises:
-        RefusedError: the text does not fill one row.
-    """
-    assert task.calibration is not None
-    length = task.calibration.sequence_length
-    ids = checkpoint.token_ids(task.source, perplexity.read_text(task.calibration.file))
-    rows = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
-    if not rows:
-        raise RefusedError(
-            "CalibrationTextTooShort",
-            f"the calibration text has {len(ids)} tokens, less than one sequence of {length}; "
-            "give a longer text at spec.quantization.calibration or a shorter sequenceLength",
-        )
-    chosen = rows[: task.calibration.samples]
-    return [{"input_ids": row, "attention_mask": [1] * length} for row in chosen]
 
 
 if __name__ == "__main__":

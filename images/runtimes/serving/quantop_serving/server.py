@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -44,8 +45,11 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(settings: Settings, load: Callable[[], Engine]) -> int:
-    """Serve until a signal ends it. Returns the exit code: 1 when the model could not be loaded."""
+def serve(settings: Settings, load: Callable[[Settings], Engine]) -> int:
+    """Serve until a signal ends it. Returns the exit code: 1 when the model could not be loaded.
+
+    `load` is called in a thread, once the health routes answer.
+    """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     metrics = Metrics(settings.model_name)
     drain = Drain(drain_file(), linger=settings.drain_linger, timeout=settings.drain_timeout)
@@ -56,7 +60,8 @@ def serve(settings: Settings, load: Callable[[], Engine]) -> int:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(ModelService(settings, load, metrics), metrics, drain, load_failed)
+    service = ModelService(settings, partial(load, settings), metrics)
+    app = create_app(service, metrics, drain, load_failed)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnxruntime_genai as og
-
 from quantop_serving.engine import ChatMessage, FinishReason, Output, PromptError, Sampling
-from quantop_serving.engines.genai_library import Generator, Model
+
+from quantop_onnxruntime.genai_library import Generator, Model
 
 PROMPT_STEP = 256
 """Prompt tokens read at once: between two steps a client that left is noticed."""

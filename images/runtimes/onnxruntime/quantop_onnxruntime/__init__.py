@@ -1,0 +1,1 @@
+"""onnxruntime-genai as an engine of quantop_serving."""
