@@ -28,6 +28,11 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "8": ("NVFP4", "MXFP4"),
     },
     "onnxruntime-genai": {"0.1": ("FP32",), "0.5": ("INT8",), "2": ("INT4",)},
+    "openvino": {
+        "0.1": ("FP32", "FP16"),
+        "1": ("INT8", "W8A8"),
+        "4": ("INT4", "NF4", "MXFP4"),
+    },
     "mlx": {
         "0.5": ("8bit",),
         "1": ("6bit", "mxfp8"),
