@@ -10,7 +10,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[2]
 VALUES = REPOSITORY / "charts" / "quantop" / "values.yaml"
 GPU_RUNTIME = REPOSITORY / "examples" / "modelruntime-vllm-gpu.yaml"
-SAMPLE = ("llama-cpp/Q4_0/Default", "onnxruntime-genai/INT4/Default")
+SAMPLE = ("llama-cpp/Q4_0/Default", "onnxruntime-genai/INT8/RTN")
 """Rows that are quick: every change has to pass them."""
 
 Manifest = Mapping[str, Any]

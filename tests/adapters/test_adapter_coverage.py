@@ -1,5 +1,6 @@
 """What a quantization did is counted from tensors, and held against the recipe."""
 
+import json
 import struct
 from decimal import Decimal
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from quantop_adapters import checkpoint
 from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.llm_compressor import LlmCompressor
+from quantop_adapters.mlx import Mlx
 from quantop_adapters.refusal import RefusedError
 
 from tests.adapters.checkpoints import write_safetensors, write_source
@@ -110,6 +112,49 @@ def test_packed_and_integer_layers_count_with_their_scales(tmp_path: Path) -> No
     assert (coverage.quantized_layers, coverage.total_layers) == (2, 3)
     assert coverage.quantized_bits_per_weight == (16 + 4 + 32 + 8) * 8 / 64
     assert coverage.bits_per_weight == (256 + 20 + 40 + 256 + 16) * 8 / 328
+
+
+def test_floats_of_4_bits_are_two_to_a_byte(tmp_path: Path) -> None:
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            # NVFP4: 2 x 32 weights, a scale of a byte for 16 of them, one for all, one for inputs.
+            "a.weight_packed": ("U8", [2, 16], bytes(32)),
+            "a.weight_scale": ("F8_E4M3", [2, 2], bytes(4)),
+            "a.weight_global_scale": ("F32", [1], bytes(4)),
+            "a.input_global_scale": ("F32", [1], bytes(4)),
+            "input_layernorm.weight": ("BF16", [32], bytes(64)),
+        },
+    )
+    coverage = LlmCompressor().coverage(tmp_path)
+    assert coverage.parameters == 64 + 32
+    assert (coverage.quantized_layers, coverage.total_layers) == (1, 1)
+    assert coverage.quantized_bits_per_weight == (32 + 4 + 4 + 4) * 8 / 64
+
+
+def test_weights_of_mlx_are_counted_by_their_scales(tmp_path: Path) -> None:
+    config = {"quantization": {"group_size": 32, "bits": 3, "a": {"group_size": 64, "bits": 4}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            # 2 x 64 weights of 4 bits in uint32, a scale and a bias a row; the bias of the layer.
+            "a.weight": ("U32", [2, 8], bytes(64)),
+            "a.scales": ("BF16", [2, 1], bytes(4)),
+            "a.biases": ("BF16", [2, 1], bytes(4)),
+            "a.bias": ("BF16", [2], bytes(4)),
+            # 1 x 32 weights of 3 bits, and a scale of one byte.
+            "b.weight": ("U32", [1, 3], bytes(12)),
+            "b.scales": ("U8", [1, 1], bytes(1)),
+            "embed_tokens.weight": ("U32", [4, 3], bytes(48)),
+            "embed_tokens.scales": ("U8", [4, 1], bytes(4)),
+            "router.weight": ("BF16", [2, 4], bytes(16)),
+        },
+    )
+    coverage = Mlx().coverage(tmp_path)
+    assert coverage.parameters == 128 + 2 + 32 + 128 + 8
+    assert (coverage.quantized_layers, coverage.total_layers) == (2, 3)
+    assert coverage.quantized_bits_per_weight == (64 + 4 + 4 + 12 + 1) * 8 / (128 + 32)
 
 
 def test_tensors_are_read_from_safetensors_headers(tmp_path: Path) -> None:
