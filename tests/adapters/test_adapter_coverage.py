@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from quantop_adapters import checkpoint
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.llm_compressor import LlmCompressor
 from quantop_adapters.mlx import Mlx
 from quantop_adapters.refusal import RefusedError
@@ -48,6 +48,28 @@ def test_nearly_all_of_the_sources_layers_have_to_be_quantized() -> None:
     coverage.check("INT4", None, None, 4200)
     with pytest.raises(RefusedError, match="hold 4,000 numbers and the source's layers 4,300"):
         coverage.check("INT4", None, None, 4300)
+
+
+def test_a_quantized_output_layer_does_not_make_up_for_others() -> None:
+    output = Weight(numbers=1000, bits=8_500, is_layer=True, quantized=True, is_output=True)
+    coverage = Coverage((LAYER, LEFT_ALONE, output))
+    with pytest.raises(RefusedError, match="hold 4,000 numbers and the source's layers 5,000"):
+        coverage.check("Q8_0", None, None, 5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("output.weight", True),
+        ("token_embd.weight", True),
+        ("lm_head.weight", True),
+        ("model.embed_tokens.weight", True),
+        ("blk.0.attn_output.weight", False),
+        ("model.layers.0.self_attn.o_proj.weight", False),
+    ],
+)
+def test_the_output_layer_is_known_by_its_name(name: str, output: bool) -> None:
+    assert is_output(name) is output
 
 
 def test_only_layers_of_the_language_model_are_expected_to_be_quantized(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantop_adapters import checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.gguf_convert import convert, import_from_llama_cpp
 from quantop_adapters.refusal import RefusedError
 
@@ -255,6 +255,7 @@ class LlamaCpp:
                     bits=int(tensor.n_bytes) * 8,
                     is_layer=len(tensor.shape) > 1 and tensor.name not in looked_up,
                     quantized=tensor.tensor_type.name not in FLOAT_TYPES,
+                    is_output=is_output(tensor.name),
                 )
                 for tensor in tensors
                 if not tensor.name.startswith("rope_")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantop_adapters import calibration, checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.refusal import RefusedError
 
 GPTQ, AWQ, AUTOROUND, ROUND_TO_NEAREST = "GPTQ", "AWQ", "AutoRound", "RTN"
@@ -150,7 +150,13 @@ class LlmCompressor:
                 numbers *= 2  # floats of 4 bits have no shape of their own: two to a byte
             bits = sum(part.bits for kind, part in kinds.items() if kind != "weight_shape")
             weights.append(
-                Weight(numbers, bits, quantized or checkpoint.is_layer(stored), quantized)
+                Weight(
+                    numbers,
+                    bits,
+                    is_layer=quantized or checkpoint.is_layer(stored),
+                    quantized=quantized,
+                    is_output=is_output(stored.name),
+                )
             )
         return Coverage(tuple(weights))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantop_adapters import checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.refusal import RefusedError
 
 
@@ -106,7 +106,8 @@ class Mlx:
                 biases = tensors.get(f"{layer}.biases")
                 bits = tensor.bits + scales.bits + (biases.bits if biases else 0)
                 numbers = scales.numbers * quantization.get(layer, quantization)["group_size"]
-                weights.append(Weight(numbers, bits, checkpoint.is_layer(tensor), quantized=True))
+                layered, output = checkpoint.is_layer(tensor), is_output(name)
+                weights.append(Weight(numbers, bits, layered, True, output))
             elif not (scales and part in ("scales", "biases")):
                 layered = checkpoint.is_layer(tensor)
                 weights.append(Weight(tensor.numbers, tensor.bits, layered, quantized=False))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantop_adapters import checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.refusal import RefusedError
 
 ARTIFACT = "model.onnx"
@@ -112,7 +112,8 @@ class OnnxruntimeGenai:
             if quantized:
                 shape = {attribute.name: attribute.i for attribute in node.attribute}
                 numbers = shape["K"] * shape["N"]
-            weights.append(Weight(numbers, bits, True, quantized))
+            output = any(is_output(part.name) for part in parts)
+            weights.append(Weight(numbers, bits, True, quantized, output))
         weights += [
             Weight(math.prod(tensor.dims), stored_bits(onnx, tensor), False, False)
             for tensor in unclaimed.values()
