@@ -281,10 +281,10 @@ def test_other_limits_go_on_from_what_is_known() -> None:
     assert next_move(curve.options, {n: curve.outcomes[n] for n in seen}) == first
 
 
-def test_what_is_known_and_smaller_is_chosen_without_having_been_asked_for() -> None:
+def test_a_history_does_not_change_the_choice() -> None:
     found: dict[str, Outcome | None] = {}
     while isinstance(move := next_move(options(20), found), Try):
         found[move.precision] = Outcome(ord(move.precision), move.precision >= "o")
     assert move == Choose("o")
     assert "b" not in found
-    assert next_move(options(20), {**found, "b": Outcome(ord("b"), True)}) == Choose("b")
+    assert next_move(options(20), {**found, "b": Outcome(ord("b"), True)}) == Choose("o")

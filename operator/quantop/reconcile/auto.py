@@ -41,6 +41,7 @@ OF_ALL_ALIKE = {
     "EvaluationTextTooShort",
     "InvalidSource",
     "SequenceTooLong",
+    "SourceNotLoadable",
     "SourceQuantized",
     "TextNotUtf8",
     "UnsupportedArchitecture",

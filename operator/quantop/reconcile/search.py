@@ -71,8 +71,8 @@ def most_tries(count: int) -> int:
 def next_move(options: Iterable[Option], outcomes: Outcomes) -> Try | Choose:
     """The next move towards the smallest option that keeps the limits and fits the budget.
 
-    What is known without having been asked for, from a search with other limits, is used in the
-    answer: it can only make it smaller.
+    What is known from a search with other limits and is not asked for in this one does not count:
+    an object with a history chooses as a new one does.
     """
     order = in_order(options)
     asked: dict[str, Outcome | None] = {}
@@ -80,7 +80,7 @@ def next_move(options: Iterable[Option], outcomes: Outcomes) -> Try | Choose:
         if option.precision not in outcomes:
             return Try(option.precision)
         asked[option.precision] = outcomes[option.precision]
-    return Choose(_smallest([o.precision for o in order], outcomes))
+    return Choose(_smallest(asked, asked))
 
 
 def _next(order: Sequence[Option], asked: Outcomes) -> Option | None:
