@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quantop_adapters import encoder, onnxruntime, stage
+from quantop_adapters import checkpoint, encoder, onnxruntime, stage
 from quantop_adapters.refusal import RefusedError
 
 from tests.adapters.checkpoints import write_source
@@ -180,5 +180,5 @@ def test_a_recipe_that_cannot_be_followed_is_refused(
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-bert-classifier"])
 def test_the_test_models_are_such(name: str) -> None:
     encoder.check(MODELS / name)
-    stage.checkpoint.check(MODELS / name)
+    checkpoint.check(MODELS / name)
     assert encoder.is_classifier(MODELS / name) == name.endswith("classifier")

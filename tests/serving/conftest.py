@@ -20,8 +20,10 @@ from quantop_serving.drain import Drain
 from quantop_serving.metrics import Metrics
 from quantop_serving.service import ModelService
 from quantop_serving.settings import Settings
+from quantop_serving.text_service import TextService
 
 from tests.serving.fake_engine import FakeEngine
+from tests.serving.fake_reader import FakeReader
 
 
 @dataclass
@@ -62,7 +64,7 @@ Serve = Callable[..., Awaitable[Running]]
 
 @asynccontextmanager
 async def running(
-    load: Callable[[], FakeEngine], drain_file: Path, **options: Any
+    load: Callable[[], Any], drain_file: Path, *, texts: bool = False, **options: Any
 ) -> AsyncIterator[Running]:
     settings = Settings(
         model_dir=Path("/nowhere"),
@@ -75,7 +77,8 @@ async def running(
     metrics = Metrics(settings.model_name)
     drain = Drain(drain_file, linger=0.0, timeout=5.0)
     failures: list[BaseException] = []
-    app = create_app(ModelService(settings, load, metrics), metrics, drain, failures.append)
+    kind = TextService if texts else ModelService
+    app = create_app(kind(settings, load, metrics), metrics, drain, failures.append)
     # It listens from here on, so that clients need not wait for the server to start.
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -98,13 +101,18 @@ async def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async with AsyncExitStack() as stack:
 
         async def start(
-            engine: FakeEngine | None = None,
-            load: Callable[[], FakeEngine] | None = None,
+            engine: FakeEngine | FakeReader | None = None,
+            load: Callable[[], Any] | None = None,
             **options: Any,
         ) -> Running:
             fake = engine or FakeEngine()
             server = await stack.enter_async_context(
-                running(load or (lambda: fake), drain_file, **options)
+                running(
+                    load or (lambda: fake),
+                    drain_file,
+                    texts=isinstance(fake, FakeReader),
+                    **options,
+                )
             )
             if load is None:
                 await server.ready()

@@ -1,1 +1,1 @@
-"""onnxruntime-genai as an engine of quantop_serving."""
+"""onnxruntime-genai and ONNX Runtime as engines of quantop_serving."""

@@ -1,4 +1,4 @@
-"""The HTTP routes: OpenAI's API, the Open Inference Protocol's health routes, metrics."""
+"""The HTTP routes: OpenAI's API, the Open Inference Protocol, metrics."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ from quantop_serving.errors import ApiError, validation_error
 from quantop_serving.metrics import Metrics
 from quantop_serving.requests import ChatCompletionRequest, CompletionRequest, GenerationRequest
 from quantop_serving.scheduler import Generation
-from quantop_serving.service import ModelService
+from quantop_serving.service import ModelService, Service
 from quantop_serving.stop import StopSequences
+from quantop_serving.text_routes import add_text_routes
+from quantop_serving.text_service import TextService
 
 OnFailure = Callable[[BaseException], None]
 
 
 def create_app(
-    service: ModelService, metrics: Metrics, drain: Drain, on_load_failure: OnFailure
+    service: ModelService | TextService,
+    metrics: Metrics,
+    drain: Drain,
+    on_load_failure: OnFailure,
 ) -> FastAPI:
     """Return the application; it begins to load the model when the server starts."""
 
@@ -52,7 +57,11 @@ def create_app(
     app.add_middleware(BodyLimit, limit=service.settings.max_body_bytes)
     app.add_middleware(CloseWhenDraining)
     _add_error_shapes(app, metrics)
-    _add_openai_routes(app, service, metrics)
+    _add_model_routes(app, service)
+    if isinstance(service, TextService):
+        add_text_routes(app, service)
+    else:
+        _add_generation_routes(app, service, metrics)
     _add_inference_protocol_routes(app, service, drain)
 
     @app.get("/metrics")
@@ -66,7 +75,11 @@ def _add_error_shapes(app: FastAPI, metrics: Metrics) -> None:
     def refuse(request: Request, error: ApiError) -> JSONResponse:
         if request.method == "POST":
             finish = "error" if error.status_code == 500 else "none"
-            metrics.request_ended(request.url.path, error.status_code, finish)
+            # A name in the path is the client's to choose: it must make no metrics.
+            route = getattr(request.scope.get("route"), "path", request.url.path)
+            metrics.request_ended(route, error.status_code, finish)
+        if request.url.path.startswith("/v2/"):
+            return JSONResponse({"error": error.detail}, error.status_code, error.headers)
         return error.response()
 
     @app.exception_handler(ApiError)
@@ -82,7 +95,7 @@ def _add_error_shapes(app: FastAPI, metrics: Metrics) -> None:
         return ApiError(error.status_code, error.detail).response()
 
 
-def _add_openai_routes(app: FastAPI, service: ModelService, metrics: Metrics) -> None:
+def _add_model_routes(app: FastAPI, service: Service) -> None:
     settings = service.settings
 
     def model_card() -> dict[str, Any]:
@@ -109,6 +122,10 @@ def _add_openai_routes(app: FastAPI, service: ModelService, metrics: Metrics) ->
         service.check_name(name)
         return model_card()
 
+
+def _add_generation_routes(app: FastAPI, service: ModelService, metrics: Metrics) -> None:
+    settings = service.settings
+
     async def answer(
         http: Request,
         request: GenerationRequest,
@@ -133,7 +150,7 @@ def _add_openai_routes(app: FastAPI, service: ModelService, metrics: Metrics) ->
         return await answer(http, request, service.chat(request), ChatDialect)
 
 
-def _add_inference_protocol_routes(app: FastAPI, service: ModelService, drain: Drain) -> None:
+def _add_inference_protocol_routes(app: FastAPI, service: Service, drain: Drain) -> None:
     settings = service.settings
 
     def ready() -> JSONResponse:
@@ -162,13 +179,13 @@ def _add_inference_protocol_routes(app: FastAPI, service: ModelService, drain: D
     @app.get("/v2/models/{name}")
     def model_metadata(name: str) -> dict[str, Any]:
         service.check_name(name)
+        inputs, outputs = service.tensors()
         return {
             "name": settings.model_name,
             "versions": [settings.artifact_key] if settings.artifact_key else [],
-            "platform": service.loaded.engine.platform if service.loaded else "",
-            # Text goes in and comes out by the OpenAI routes; no tensor route is offered.
-            "inputs": [],
-            "outputs": [],
+            "platform": service.loaded.platform if service.loaded else "",
+            "inputs": inputs,
+            "outputs": outputs,
             "parameters": {"format": settings.format, "precision": settings.precision},
         }
 

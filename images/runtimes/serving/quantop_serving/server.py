@@ -14,8 +14,10 @@ from quantop_serving.app import create_app
 from quantop_serving.drain import Drain
 from quantop_serving.engine import Engine
 from quantop_serving.metrics import Metrics
+from quantop_serving.reader import Reader
 from quantop_serving.service import ModelService
 from quantop_serving.settings import Settings
+from quantop_serving.text_service import TextService
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -50,6 +52,19 @@ def serve(settings: Settings, load: Callable[[Settings], Engine]) -> int:
 
     `load` is called in a thread, once the health routes answer.
     """
+    return _serve(
+        settings, lambda metrics: ModelService(settings, partial(load, settings), metrics)
+    )
+
+
+def serve_texts(settings: Settings, load: Callable[[Settings], Reader]) -> int:
+    """The same for a model that reads texts whole."""
+    return _serve(settings, lambda metrics: TextService(settings, partial(load, settings), metrics))
+
+
+def _serve(
+    settings: Settings, service_with: Callable[[Metrics], ModelService | TextService]
+) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     metrics = Metrics(settings.model_name)
     drain = Drain(drain_file(), linger=settings.drain_linger, timeout=settings.drain_timeout)
@@ -60,8 +75,7 @@ def serve(settings: Settings, load: Callable[[Settings], Engine]) -> int:
         failures.append(error)
         server.should_exit = True
 
-    service = ModelService(settings, partial(load, settings), metrics)
-    app = create_app(service, metrics, drain, load_failed)
+    app = create_app(service_with(metrics), metrics, drain, load_failed)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from quantop_serving.engine import ChatMessage, Engine, PromptError, Sampling
 from quantop_serving.errors import OVERLOADED, SERVER_ERROR, ApiError
@@ -32,41 +34,52 @@ class Loaded:
     since: int
     """Unix seconds."""
 
+    @property
+    def platform(self) -> str:
+        """Name of the engine."""
+        return self.engine.platform
 
-class ModelService:
-    """Holds the one model of this server; `loaded` is None until it can answer."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Engine], metrics: Metrics) -> None:
+class Answers(Protocol):
+    """What is there once a model is loaded, whatever it does."""
+
+    @property
+    def platform(self) -> str:
+        """Name of the engine."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that it takes at most."""
+
+    @property
+    def since(self) -> int:
+        """When it was loaded, in Unix seconds."""
+
+
+class Service(ABC):
+    """Holds the one model of this server."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
-        self.loaded: Loaded | None = None
-        self._load = load
-        self._metrics = metrics
+        self.metrics = metrics
 
+    @property
+    @abstractmethod
+    def loaded(self) -> Answers | None:
+        """The model; None until it can answer."""
+
+    @abstractmethod
     async def start(self) -> None:
-        """Load the model in a thread, so that the health routes answer. Raises what `load` does."""
-        begin = time.perf_counter()
-        engine = await asyncio.to_thread(self._load)
-        scheduler = Scheduler(
-            engine,
-            self._metrics,
-            max_running=self.settings.max_running,
-            max_waiting=self.settings.max_waiting,
-        )
-        context = min(engine.context_length, self.settings.max_context)
-        self.loaded = Loaded(engine, scheduler, context, int(time.time()))
-        log.info(
-            "model %s loaded in %.2f s: %s, context of %d tokens, %d threads",
-            self.settings.model_name,
-            time.perf_counter() - begin,
-            engine.platform,
-            context,
-            self.settings.threads,
-        )
+        """Load the model in a thread, so that the health routes answer. Raises what that does."""
 
+    @abstractmethod
     def stop(self) -> None:
-        """Cancel every generation."""
-        if self.loaded is not None:
-            self.loaded.scheduler.close()
+        """Cancel whatever runs."""
+
+    def tensors(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Inputs and outputs of the Open Inference Protocol, by its metadata."""
+        # Text goes in and comes out by the OpenAI routes; no tensor route is offered.
+        return [], []
 
     def check_name(self, name: str) -> None:
         """Raise a 404 unless this is the model's name."""
@@ -78,6 +91,60 @@ class ModelService:
                 param="model",
                 code="model_not_found",
             )
+
+    def loading(self) -> ApiError:
+        """The error for who comes too early."""
+        return ApiError(
+            503, "The model is still loading.", kind=SERVER_ERROR, code="loading", retry_after=1
+        )
+
+    def queue_full(self) -> ApiError:
+        """The error for who comes when too many wait."""
+        return ApiError(
+            429,
+            f"{self.settings.max_running} requests run and {self.settings.max_waiting} wait"
+            " already. Try again later.",
+            kind=OVERLOADED,
+            code="queue_full",
+            retry_after=1,
+        )
+
+
+class ModelService(Service):
+    """A model that generates text."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Engine], metrics: Metrics) -> None:
+        super().__init__(settings, metrics)
+        self._loaded: Loaded | None = None
+        self._load = load
+
+    @property
+    def loaded(self) -> Loaded | None:
+        return self._loaded
+
+    async def start(self) -> None:
+        begin = time.perf_counter()
+        engine = await asyncio.to_thread(self._load)
+        scheduler = Scheduler(
+            engine,
+            self.metrics,
+            max_running=self.settings.max_running,
+            max_waiting=self.settings.max_waiting,
+        )
+        context = min(engine.context_length, self.settings.max_context)
+        self._loaded = Loaded(engine, scheduler, context, int(time.time()))
+        log.info(
+            "model %s loaded in %.2f s: %s, context of %d tokens, %d threads",
+            self.settings.model_name,
+            time.perf_counter() - begin,
+            engine.platform,
+            context,
+            self.settings.threads,
+        )
+
+    def stop(self) -> None:
+        if self._loaded is not None:
+            self._loaded.scheduler.close()
 
     async def complete(self, request: CompletionRequest) -> Generation:
         """Admit a request for a completion. Raises ApiError."""
@@ -106,11 +173,9 @@ class ModelService:
 
     def _ready(self, request: GenerationRequest) -> Loaded:
         self.check_name(request.model)
-        if self.loaded is None:
-            raise ApiError(
-                503, "The model is still loading.", kind=SERVER_ERROR, code="loading", retry_after=1
-            )
-        return self.loaded
+        if self._loaded is None:
+            raise self.loading()
+        return self._loaded
 
     def _submit(
         self,
@@ -141,11 +206,4 @@ class ModelService:
         try:
             return loaded.scheduler.submit(prompt, sampling)
         except QueueFullError as error:
-            raise ApiError(
-                429,
-                f"{self.settings.max_running} requests run and {self.settings.max_waiting} wait"
-                " already. Try again later.",
-                kind=OVERLOADED,
-                code="queue_full",
-                retry_after=1,
-            ) from error
+            raise self.queue_full() from error
