@@ -85,6 +85,7 @@ def test_a_client_that_does_not_ask_is_warned(kubectl: Kubectl) -> None:
         ("ModelStore", "spec.s3.bucket", "My_Bucket", "should match"),
         ("Quantizer", "spec.precisions", [], "should have at least 1 items"),
         ("ModelRuntime", "spec.port", 80, "greater than or equal to 1024"),
+        ("Preset", "spec.description", "", "should be at least 1 chars long"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused(
