@@ -18,6 +18,7 @@ from quantop.reconcile import choices, presets
 from quantop.reconcile.snapshot import Snapshot
 from quantop.settings import Settings
 
+from e2e.cluster.paths import REPOSITORY
 from tests.chart.helm import CHART, DIGEST, EVERYTHING, Helm, Rendered
 from tests.kube import EXAMPLES, Object
 
@@ -265,6 +266,20 @@ def test_a_presets_recipe_is_served_by_the_runtime_that_it_names(name: str) -> N
         named = snapshot.presets[name].runtime_name
         assert named in (None, runtime.name)
         assert runtime.name in VALUES["modelRuntimes"] or name.startswith("nvidia-")
+
+
+@PRESETS
+def test_the_page_of_presets_tells_what_the_chart_brings(name: str) -> None:
+    page = REPOSITORY.joinpath("docs/reference/presets.md").read_text()
+    (row,) = re.findall(rf"^\| `{name}`.*$", page, re.MULTILINE)
+    spec = PLAIN.one("Preset", name)["spec"]
+    _, recipe, limit, runtime, sources = (cell.strip() for cell in row.strip("|").split("|"))
+    assert recipe.split(",")[0] == " ".join(
+        spec["quantization"][f] for f in ("format", "precision")
+    )
+    assert limit == str(spec.get("quality", {}).get("maxPerplexityIncreasePercent", "any"))
+    assert runtime.strip("`") in (spec.get("runtimeName", ""), "none serves it")
+    assert all(f"\n{source}. " in page for source in sources.split(", "))
 
 
 def spelt_out(name: str, **spec: Any) -> Iterator[Snapshot]:
