@@ -73,6 +73,7 @@ GOOD: dict[str, Object] = {
         "drain": {"command": ["sleep", "5"]},
         "metrics": {},
         "resources": {"limits": {"memory": "1Gi"}},
+        "nodeSelector": {"nvidia.com/gpu.family": "hopper"},
     },
     "Preset": {
         "description": "For phones.",
