@@ -159,6 +159,7 @@ def test_the_variants_are_objects_of_one_source(kubectl: Kubectl, namespace: str
     assert len(set(targets)) == len(targets) == 3
     for model in models:
         assert model["spec"]["source"] == models[0]["spec"]["source"]
+        assert model["metadata"]["labels"] == {"app.kubernetes.io/part-of": "assistant"}
         model["metadata"]["namespace"] = namespace
         answer = kubectl.try_apply(model)
         assert answer.ok, answer.text

@@ -166,6 +166,25 @@ def test_a_preset_may_leave_the_precision_to_a_search(
     assert states == {"Q4_K_M": "Rejected", "Q8_0": "Chosen", "IQ1_S": "Skipped"}
 
 
+def test_variants_of_one_source_share_what_is_the_same(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    """An object for each target; two of the three come to the same recipe."""
+    presets = {"phones": "Q4_K_M", "boards": "Q4_K_M", "desks": "Q8_0"}
+    source = {"uri": objects.source(namespace, "one")}
+    for name, precision in presets.items():
+        cluster.apply(objects.preset(name, precision))
+        quantization = {"presetName": name}
+        cluster.apply(objects.model(namespace, name, source=source, quantization=quantization))
+    for name in presets:
+        cluster.wait_for(namespace, name, "Ready")
+    keys = {n: cluster.model(namespace, n)["status"]["artifact"]["key"] for n in presets}
+    assert keys["phones"] == keys["boards"] != keys["desks"]
+    selector = "app.kubernetes.io/component=convert"
+    jobs = cluster.batch.list_namespaced_job(namespace, label_selector=selector).items
+    assert len(jobs) == 2, "one for each artifact"
+
+
 def test_objects_that_name_a_preset_are_not_written_once_settled(
     cluster: Cluster, operator: Operator, namespace: str
 ) -> None:
