@@ -178,7 +178,7 @@ def check_finite(artifact: Path) -> None:
     for tensor in onnx.load(artifact / ARTIFACT, load_external_data=False).graph.initializer:
         try:
             numbers = onnx.numpy_helper.to_array(tensor, str(artifact))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, onnx.checker.ValidationError) as error:
             raise RefusedError(
                 "ArtifactNotReadable",
                 f"the numbers of the artifact's {tensor.name} are not all there: {error}",
