@@ -212,8 +212,8 @@ class Quantization(Recipe):
     preset_name: Name | None = None
     """A Preset, whose recipe and limits are taken, in place of format and precision."""
     calibration: Calibration | None = None
-    """Calibration text, for precisions that need or gain from it. One that is chosen by Auto or by
-    a Preset goes without where it makes no use of it."""
+    """Calibration text, for precisions that need or gain from it. Where Auto or a Preset chooses a
+    precision that makes no use of it, it is left aside."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     """Overrides what is estimated from the source's size for the conversion."""
 
