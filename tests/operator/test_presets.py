@@ -117,6 +117,7 @@ def test_a_changed_preset_rolls_over_those_that_name_it(
     before = cluster.model(namespace, "tiny")["status"]["artifact"]
     assert before["method"] == "ImportanceMatrix"
     others = cluster.model(namespace, "other")["metadata"]["resourceVersion"]
+    time.sleep(1)  # Nothing but the Preset wakes the object.
 
     change(cluster, "mobile", {"quantization": {"precision": "Q8_0"}})
     cluster.wait(
