@@ -11,7 +11,7 @@ from e2e.cluster import toolchain
 from e2e.cluster.controlplane import ControlPlane
 from e2e.cluster.paths import REPOSITORY
 from tests.chart.helm import CHART, EVERYTHING, Helm
-from tests.kube import EXAMPLES, Kubectl, Object
+from tests.kube import WHOLE_EXAMPLES, Kubectl, Object
 
 # prometheus-operator's kind: its CRD is not part of Kubernetes nor of quantop.
 SKIPPED = "-skip=PodMonitor"
@@ -77,7 +77,7 @@ def test_kubeconform(schemas: Path, values: Object) -> None:
 
 
 def test_kubeconform_takes_the_examples(schemas: Path) -> None:
-    manifests = [path.read_text() for path in EXAMPLES.rglob("*.yaml")]
+    manifests = [path.read_text() for path in WHOLE_EXAMPLES]
     ours = [text for text in manifests if "argoproj" not in text and "fluxcd" not in text]
     good, report = kubeconform(schemas, "\n---\n".join(ours))
     assert good, report

@@ -107,16 +107,7 @@ Percent = Annotated[
 Nats = Percent
 """An amount of information of 0 or more, in nats, for example ``"0.05"``."""
 
-Similarity = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=16,
-        pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$",
-        json_schema_extra={"x-kubernetes-int-or-string": True},
-    ),
-    BeforeValidator(_unquoted),
-]
+Similarity = Percent
 """A similarity of 0 or more, where 1 is that of equals, for example ``"0.995"``."""
 
 Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
