@@ -212,7 +212,7 @@ def _verified(snapshot: Snapshot, step: ArtifactStep) -> State:
         fault = presets.attributed(snapshot, fault)
         return State(False, fault.reason, fault.message)
     bits = step.artifact.bits_per_weight
-    found = _found(step.quality)
+    found = told(step.quality)
     if found is None:
         return State(
             True,
@@ -223,7 +223,7 @@ def _verified(snapshot: Snapshot, step: ArtifactStep) -> State:
     return State(True, Reason.MEASURED, f"{found}, {bits} bits per weight.")
 
 
-def _found(quality: QualityStatus | None) -> str | None:
+def told(quality: QualityStatus | None) -> str | None:
     """What was measured, in short."""
     if quality is None:
         return None
