@@ -243,7 +243,8 @@ def static(graph: Any, task: stage.Task, method: str) -> Any:
     onnx: Any = importlib.import_module("onnx")
     library: Any = importlib.import_module("onnxruntime.quantization")
     layout, choice, bits = STATIC[method]
-    operators = ["MatMul", "Gather"]
+    # Embeddings are looked up and need no range; here they would get the activations' bits.
+    graph = dynamic(graph, task.scratch, only="Gather")
     stored = {tensor.name for tensor in graph.graph.initializer}
     plain, ranges = task.scratch / "plain.onnx", task.scratch / "ranges.json"
     onnx.save(graph, plain, save_as_external_data=True, location="plain.onnx.data")
@@ -259,7 +260,7 @@ def static(graph: Any, task: stage.Task, method: str) -> Any:
 
     calibrator = library.create_calibrator(
         plain,
-        operators,
+        ["MatMul"],
         augmented_model_path=str(task.scratch / "augmented.onnx"),
         calibrate_method=library.CalibrationMethod[choice],
         use_external_data_format=True,
@@ -279,7 +280,7 @@ def static(graph: Any, task: stage.Task, method: str) -> Any:
         # As in `dynamic`.
         weight_type=library.QuantType.QUInt8,
         per_channel=True,
-        op_types_to_quantize=operators,
+        op_types_to_quantize=["MatMul"],
         # Products of two activations, as in attention.
         nodes_to_exclude=[
             node.name
