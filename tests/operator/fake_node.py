@@ -207,6 +207,7 @@ def _summary(task: ConversionTask, perplexity: float | None) -> ArtifactSummary:
         )
         if task.evaluation
         else None,
+        report="quality/fake.html" if task.evaluation else "",
     )
 
 

@@ -31,6 +31,8 @@ def test_an_artifact_beyond_its_limit_leaves_the_old_revision_serving(
     cluster.apply(objects.model(namespace, quality=limited()))
     cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
     assert cluster.condition(namespace, "tiny", "Verified")["status"] == "True"
+    status = cluster.model(namespace, "tiny")["status"]
+    assert status["quality"]["reportURI"] == f"{status['artifact']['uri']}/quality/fake.html"
     before = cluster.apps.read_namespaced_deployment("tiny", namespace)
 
     cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q8_0"}})

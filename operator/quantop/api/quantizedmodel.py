@@ -306,6 +306,9 @@ class QualityStatus(ApiModel):
     """Its 99th percentile."""
     tokens: Count = 0
     """How many tokens were scored."""
+    report_uri: Annotated[str | None, Field(max_length=2048, alias="reportURI")] = None
+    """The whole report, a page in the store: how each number was obtained, and the source's other
+    artifacts beside this one."""
 
 
 class Endpoint(ApiModel):

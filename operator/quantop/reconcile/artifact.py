@@ -24,7 +24,6 @@ from quantop.contract import (
     ConversionTask,
     EvaluationRef,
     PublishResult,
-    QualityReport,
     Recipe,
     Referrer,
     ResolveResult,
@@ -198,7 +197,7 @@ def _resolve(
             )
         return ArtifactStep(
             artifact_status(answer.published),
-            quality_status(answer.published.quality),
+            quality_status(answer.published),
             resolution,
         )
     return _unfinished(job, mine, inputs, Reason.RESOLVING, "Asking what the source is")
@@ -270,7 +269,7 @@ def _convert(
             return _failed(inputs, _unreadable(Stage.PUBLISH, error), [job])
         return ArtifactStep(
             artifact_status(answer.published),
-            quality_status(answer.published.quality),
+            quality_status(answer.published),
             resolution.model_copy(update={"state": ArtifactState.PUBLISHED, "awaited_job": ""}),
         )
     step = _unfinished(job, mine, inputs, Reason.CONVERTING, "Converting")
@@ -365,8 +364,9 @@ def artifact_status(summary: ArtifactSummary) -> Artifact:
     )
 
 
-def quality_status(report: QualityReport | None) -> QualityStatus | None:
+def quality_status(summary: ArtifactSummary) -> QualityStatus | None:
     """What was measured, as the status shows it."""
+    report = summary.quality
     if report is None:
         return None
     increase: float | None = None
@@ -383,6 +383,7 @@ def quality_status(report: QualityReport | None) -> QualityStatus | None:
         mean_kl_divergence=decimal(report.mean_kl_divergence, 6),
         p99_kl_divergence=decimal(report.p99_kl_divergence, 6),
         tokens=report.tokens,
+        report_uri=f"{summary.uri}/{summary.report}" if summary.report else None,
     )
 
 
