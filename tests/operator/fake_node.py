@@ -191,6 +191,7 @@ def _summary(task: ConversionTask, perplexity: float | None) -> ArtifactSummary:
         manifest_digest="0" * 64,
         size_bytes=ARTIFACT_BYTES,
         source_size_bytes=SOURCE_BYTES,
+        source_uri=task.source.uri,
         recipe=task.recipe,
         quality=QualityReport(
             protocol="windows-v1",

@@ -354,6 +354,7 @@ def artifact_status(summary: ArtifactSummary) -> Artifact:
         uri=summary.uri,
         size_bytes=summary.size_bytes,
         source_size_bytes=summary.source_size_bytes,
+        source_uri=summary.source_uri or None,
         bits_per_weight=decimal(summary.quality.bits_per_weight) if summary.quality else None,
         format=summary.recipe.format,
         precision=summary.recipe.precision,
