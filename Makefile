@@ -55,6 +55,7 @@ prerequisites: ## Install the system packages that the local cluster needs (Debi
 .PHONY: generate
 generate: $(SYNCED) ## Write CRDs, reference pages and schemas anew from the API types
 	@$(STEP) generate python -m quantop.api.generate
+	@$(STEP) generate.matrix python -m e2e.conformance.matrix
 
 .PHONY: check
 check: $(SYNCED) ## Formatting, lint, types, import contracts, generated files, chart
@@ -63,6 +64,7 @@ check: $(SYNCED) ## Formatting, lint, types, import contracts, generated files, 
 	@$(STEP) check.types mypy $(wildcard operator e2e images tests)
 	@$(STEP) check.imports lint-imports
 	@$(STEP) check.generated python -m quantop.api.generate --check
+	@$(STEP) check.matrix python -m e2e.conformance.matrix --check
 	@$(STEP) check.programs $(PROGRAMS) $(TEST_PROGRAMS)
 	@$(STEP) check.chart pytest -q tests/chart/test_chart_valid.py
 
@@ -105,10 +107,15 @@ demo: cluster ## Everything from nothing: three manifests become three served mo
 e2e: cluster ## The scenarios on the running cluster; SLOW=1 for the slow ones, too
 	@$(STEP) e2e.lifecycle pytest -q e2e/lifecycle
 	@$(STEP) e2e $(INSIDE) pytest -q $(if $(SLOW),,-m 'not slow') e2e/scenarios
+	@$(STEP) e2e.conformance $(INSIDE) pytest -q e2e/conformance --sample
 
 .PHONY: bench
 bench: cluster ## Measurements on the running cluster, printed as ratios
 	@$(STEP) bench $(INSIDE) python -m e2e.benchmarks
+
+.PHONY: conformance
+conformance: cluster ## Every way of every built-in Quantizer; ROW=openvino/INT4 for some (with ALL=1: all images)
+	@$(STEP) conformance $(INSIDE) pytest -q -s e2e/conformance --row=$(ROW)
 
 .PHONY: quality-bench
 quality-bench: cluster ## Spoil artifacts in every way we know, and see that none passes the gate

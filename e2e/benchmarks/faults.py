@@ -261,7 +261,6 @@ def gguf_scales(value: float) -> Callable[[Path], None]:
         block, scales = SCALE_BYTES[tensor.tensor_type.name]
         blocks = tensor.data.reshape(-1).view(np.uint8).reshape(-1, block)
         blocks[:, :scales] = np.frombuffer(np.float16(value).tobytes() * (scales // 2), np.uint8)
-        tensor.data.base.flush() if hasattr(tensor.data.base, "flush") else None
 
     return plant
 

@@ -64,19 +64,25 @@ def team(make_team: Callable[[], Team]) -> Team:
     return make_team()
 
 
+def push_unique(store: Store, model: str, **changes: object) -> str:
+    """Put a checkpoint that no artifact exists of into the store, with changes of its config.json;
+    its uri."""
+    unique = secrets.token_hex(8)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in (MODELS / model).iterdir():
+            Path(folder, path.name).write_bytes(path.read_bytes())
+        config = Path(folder, "config.json")
+        told_apart = {**json.loads(config.read_text()), "quantop_e2e": unique, **changes}
+        config.write_text(json.dumps(told_apart))
+        push_checkpoint(store.client(), Path(folder), SOURCES_BUCKET, f"e2e/{unique}")
+    return f"s3://{SOURCES_BUCKET}/e2e/{unique}"
+
+
 @pytest.fixture
 def new_checkpoint(store: Store) -> Callable[[str], str]:
     """Puts a checkpoint that no artifact exists of into the store; its uri."""
 
     def push(model: str = "tiny-llama") -> str:
-        unique = secrets.token_hex(8)
-        with tempfile.TemporaryDirectory() as folder:
-            for path in (MODELS / model).iterdir():
-                Path(folder, path.name).write_bytes(path.read_bytes())
-            config = Path(folder, "config.json")
-            told_apart = {**json.loads(config.read_text()), "quantop_e2e": unique}
-            config.write_text(json.dumps(told_apart))
-            push_checkpoint(store.client(), Path(folder), SOURCES_BUCKET, f"e2e/{unique}")
-        return f"s3://{SOURCES_BUCKET}/e2e/{unique}"
+        return push_unique(store, model)
 
     return push

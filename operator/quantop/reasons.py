@@ -37,10 +37,17 @@ class Reason(StrEnum):
     HEALTHY = "Healthy"
     NOT_REQUESTED = "NotRequested"
     SCALED_TO_ZERO = "ScaledToZero"
+    # Of a candidate for precision Auto.
+    WITHIN_LIMITS = "WithinLimits"
+    SMALLEST = "Smallest"
+    TOO_LARGE = "TooLarge"
+    NOT_LISTED = "NotListed"
+    NOT_NEEDED = "NotNeeded"
     # A person must act.
     INVALID_SPEC = "InvalidSpec"
     QUALITY_BELOW_LIMIT = "QualityBelowLimit"
     QUALITY_NOT_MEASURED = "QualityNotMeasured"
+    NO_CANDIDATE_PASSES = "NoCandidatePasses"
     STORE_NOT_FOUND = "StoreNotFound"
     STORE_NOT_ALLOWED = "StoreNotAllowed"
     QUANTIZER_NOT_FOUND = "QuantizerNotFound"

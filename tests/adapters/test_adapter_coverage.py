@@ -1,13 +1,15 @@
 """What a quantization did is counted from tensors, and held against the recipe."""
 
+import json
 import struct
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from quantop_adapters import checkpoint
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.llm_compressor import LlmCompressor
+from quantop_adapters.mlx import Mlx
 from quantop_adapters.refusal import RefusedError
 
 from tests.adapters.checkpoints import write_safetensors, write_source
@@ -46,6 +48,28 @@ def test_nearly_all_of_the_sources_layers_have_to_be_quantized() -> None:
     coverage.check("INT4", None, None, 4200)
     with pytest.raises(RefusedError, match="hold 4,000 numbers and the source's layers 4,300"):
         coverage.check("INT4", None, None, 4300)
+
+
+def test_a_quantized_output_layer_does_not_make_up_for_others() -> None:
+    output = Weight(numbers=1000, bits=8_500, is_layer=True, quantized=True, is_output=True)
+    coverage = Coverage((LAYER, LEFT_ALONE, output))
+    with pytest.raises(RefusedError, match="hold 4,000 numbers and the source's layers 5,000"):
+        coverage.check("Q8_0", None, None, 5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("output.weight", True),
+        ("token_embd.weight", True),
+        ("lm_head.weight", True),
+        ("model.embed_tokens.weight", True),
+        ("blk.0.attn_output.weight", False),
+        ("model.layers.0.self_attn.o_proj.weight", False),
+    ],
+)
+def test_the_output_layer_is_known_by_its_name(name: str, output: bool) -> None:
+    assert is_output(name) is output
 
 
 def test_only_layers_of_the_language_model_are_expected_to_be_quantized(tmp_path: Path) -> None:
@@ -110,6 +134,49 @@ def test_packed_and_integer_layers_count_with_their_scales(tmp_path: Path) -> No
     assert (coverage.quantized_layers, coverage.total_layers) == (2, 3)
     assert coverage.quantized_bits_per_weight == (16 + 4 + 32 + 8) * 8 / 64
     assert coverage.bits_per_weight == (256 + 20 + 40 + 256 + 16) * 8 / 328
+
+
+def test_floats_of_4_bits_are_two_to_a_byte(tmp_path: Path) -> None:
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            # NVFP4: 2 x 32 weights, a scale of a byte for 16 of them, one for all, one for inputs.
+            "a.weight_packed": ("U8", [2, 16], bytes(32)),
+            "a.weight_scale": ("F8_E4M3", [2, 2], bytes(4)),
+            "a.weight_global_scale": ("F32", [1], bytes(4)),
+            "a.input_global_scale": ("F32", [1], bytes(4)),
+            "input_layernorm.weight": ("BF16", [32], bytes(64)),
+        },
+    )
+    coverage = LlmCompressor().coverage(tmp_path)
+    assert coverage.parameters == 64 + 32
+    assert (coverage.quantized_layers, coverage.total_layers) == (1, 1)
+    assert coverage.quantized_bits_per_weight == (32 + 4 + 4 + 4) * 8 / 64
+
+
+def test_weights_of_mlx_are_counted_by_their_scales(tmp_path: Path) -> None:
+    config = {"quantization": {"group_size": 32, "bits": 3, "a": {"group_size": 64, "bits": 4}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            # 2 x 64 weights of 4 bits in uint32, a scale and a bias a row; the bias of the layer.
+            "a.weight": ("U32", [2, 8], bytes(64)),
+            "a.scales": ("BF16", [2, 1], bytes(4)),
+            "a.biases": ("BF16", [2, 1], bytes(4)),
+            "a.bias": ("BF16", [2], bytes(4)),
+            # 1 x 32 weights of 3 bits, and a scale of one byte.
+            "b.weight": ("U32", [1, 3], bytes(12)),
+            "b.scales": ("U8", [1, 1], bytes(1)),
+            "embed_tokens.weight": ("U32", [4, 3], bytes(48)),
+            "embed_tokens.scales": ("U8", [4, 1], bytes(4)),
+            "router.weight": ("BF16", [2, 4], bytes(16)),
+        },
+    )
+    coverage = Mlx().coverage(tmp_path)
+    assert coverage.parameters == 128 + 2 + 32 + 128 + 8
+    assert (coverage.quantized_layers, coverage.total_layers) == (2, 3)
+    assert coverage.quantized_bits_per_weight == (64 + 4 + 4 + 12 + 1) * 8 / (128 + 32)
 
 
 def test_tensors_are_read_from_safetensors_headers(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from quantop_adapters import perplexity, stage
 from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.llama_cpp import LlamaCpp
 from quantop_adapters.llm_compressor import LlmCompressor
+from quantop_adapters.mlx import Mlx
 from quantop_adapters.onnxruntime_genai import OnnxruntimeGenai
 from quantop_adapters.openvino import OpenVino
 from quantop_adapters.refusal import RefusedError
@@ -311,19 +312,57 @@ def test_another_tokenizer_than_the_sources_is_refused(
             "CalibrationRequired",
             "precision IQ2_XS needs an importance matrix",
         ),
-        (LlamaCpp(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision F16"),
-        (LlmCompressor(), {}, "CalibrationRequired", "spec.quantization.calibration"),
-        (LlmCompressor(), {"METHOD": "AWQ"}, "UnsupportedMethod", "GPTQ, RTN"),
+        (LlamaCpp(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision F32"),
+        (
+            LlmCompressor(),
+            {},
+            "CalibrationRequired",
+            "set spec.quantization.calibration, or choose spec.quantization.method RTN",
+        ),
+        (
+            LlmCompressor(),
+            {"PRECISION": "FP8", "METHOD": "RTN"},
+            "CalibrationRequired",
+            "FP8 by RTN needs a calibration text: set spec.quantization.calibration",
+        ),
+        (
+            LlmCompressor(),
+            {"PRECISION": "W8A8", "METHOD": "AWQ"},
+            "UnsupportedMethod",
+            "GPTQ, SmoothQuantGPTQ, RTN",
+        ),
         (
             LlmCompressor(),
             {"METHOD": "RTN", "CALIBRATION_FILE": "/text"},
             "CalibrationNotUsed",
-            "GPTQ",
+            "or choose spec.quantization.method GPTQ or AWQ or AutoRound",
+        ),
+        (
+            LlmCompressor(),
+            {"PRECISION": "FP8_BLOCK", "CALIBRATION_FILE": "/text"},
+            "CalibrationNotUsed",
+            "remove spec.quantization.calibration",
         ),
         (LlmCompressor(), {"METHOD": "RTN"}, "UnsupportedShape", "up_proj.weight has 4"),
+        (
+            LlmCompressor(),
+            {"PRECISION": "MXFP4"},
+            "UnsupportedShape",
+            "shares a scale among 32 columns",
+        ),
         (OnnxruntimeGenai(), {"PRECISION": "FP16"}, "UnsupportedPrecision", "FP32, INT8, INT4"),
-        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "leave it out"),
+        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "FP32 by Default"),
+        (
+            OnnxruntimeGenai(),
+            {"PRECISION": "INT8", "METHOD": "KQuantMixed"},
+            "UnsupportedMethod",
+            "INT8 by RTN, KQuant",
+        ),
         (OnnxruntimeGenai(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "remove"),
+        (Mlx(), {"METHOD": "RTN"}, "UnsupportedMethod", "leave it out"),
+        (Mlx(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "remove"),
+        (Mlx(), {"PRECISION": "Q4"}, "UnsupportedPrecision", "4bit"),
+        (Mlx(), {"PRECISION": "4bit"}, "UnsupportedShape", "up_proj.weight has 4"),
         (OpenVino(), {"METHOD": "RTN"}, "UnsupportedMethod", "for FP32: leave it out"),
         (
             OpenVino(),

@@ -78,6 +78,12 @@ def test_a_client_that_does_not_ask_is_warned(kubectl: Kubectl) -> None:
         ("QuantizedModel", "spec.quantization.resources.limits.cpu", -1, "should be greater than"),
         ("QuantizedModel", "spec.quantization.resources.limits.cpu", 0.5, "must be of type"),
         ("QuantizedModel", "spec.storage.deletionPolicy", "Keep", 'supported values: "Retain"'),
+        (
+            "QuantizedModel",
+            "spec.quantization.auto",
+            {"minimize": "Weight"},
+            'supported values: "Size"',
+        ),
         ("QuantizedModel", "spec.serving.replicas", 1001, "less than or equal to 1000"),
         ("ModelStore", "spec.s3.bucket", "My_Bucket", "should match"),
         ("Quantizer", "spec.precisions", [], "should have at least 1 items"),

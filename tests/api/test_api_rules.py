@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from quantop.api import quantizedmodel
 from quantop.api.crds import crds
 from quantop.api.kinds import KINDS
 
@@ -39,6 +40,7 @@ LIMITS = "limits must name cpu, memory, ephemeral-storage, hugepages-SIZE or an 
 ABOVE = "requests must not be above limits: lower the one or raise the other"
 OPERATORS = "spec.env must not set what the operator sets itself: "
 UNUSABLE = {"gpu": "1"}
+AUTO = {f"{QUANTIZATION}.precision": "Auto", f"{QUANTIZATION}.method": None}
 
 REFUSALS = [
     *(
@@ -97,6 +99,27 @@ REFUSALS = [
     ),
     Refusal(
         QM,
+        "spec.quantization.auto says how a precision is chosen: set precision to Auto",
+        {f"{QUANTIZATION}.auto": {"maxSize": "4Gi"}},
+    ),
+    Refusal(
+        QM,
+        "spec.quantization.method is chosen with the precision when that is Auto: remove it",
+        {f"{QUANTIZATION}.precision": "Auto"},
+    ),
+    *(
+        Refusal(
+            QM,
+            "spec.quantization.precision Auto needs a limit that the choice must keep: set spec.q",
+            {**AUTO, **dict.fromkeys(without)},
+        )
+        for without in (
+            ["spec.quality"],
+            [f"spec.quality.{limit}" for limit in quantizedmodel.LIMITS],
+        )
+    ),
+    Refusal(
+        QM,
         "spec.serving.scaling.minReplicas must not be above maxReplicas",
         {f"{SERVING}.scaling.minReplicas": 4},
     ),
@@ -152,6 +175,7 @@ REFUSALS = [
         )
         for low in ("-1", "6", "6.5")
     ),
+    Refusal(QUANTIZER, "a precision must not be named Auto", {"spec.precisions.0.name": "Auto"}),
     Refusal(QUANTIZER, OPERATORS + "WORK_DIR, ", {"spec.env.0.name": "FORMAT"}),
     Refusal(RUNTIME, OPERATORS + "MODEL_DIR, ", {"spec.env.0.name": "PORT"}),
 ]
@@ -173,6 +197,20 @@ def test_a_good_manifest_is_taken(kubectl: Kubectl, kind: str) -> None:
     """Else a refusal would prove nothing."""
     answer = kubectl.try_apply(good(kind))
     assert answer.ok, answer.text
+
+
+@pytest.mark.parametrize("limit", quantizedmodel.LIMITS)
+def test_any_limit_will_do_for_a_choice(kubectl: Kubectl, limit: str) -> None:
+    others = {f"spec.quality.{other}": None for other in quantizedmodel.LIMITS if other != limit}
+    answer = kubectl.try_apply(Refusal(QM, "", {**AUTO, **others}).manifest())
+    assert answer.ok, answer.text
+
+
+def test_a_precision_may_be_left_to_the_operator(kubectl: Kubectl) -> None:
+    for auto in (None, {"maxSize": "4Gi", "precisions": ["Q4_K_M", "Q8_0"], "minimize": "Size"}):
+        manifest = Refusal(QM, "", {**AUTO, **({f"{QUANTIZATION}.auto": auto} if auto else {})})
+        answer = kubectl.try_apply(manifest.manifest())
+        assert answer.ok, answer.text
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)

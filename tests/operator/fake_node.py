@@ -63,13 +63,15 @@ def refuses(stage: str, reason: str, message: str) -> Ends:
 @dataclass
 class FakeNode:
     """Plays every pod of quantop. ``behaviours`` overrides what a stage of a model does, keyed by
-    (model, stage), or (model, "pull PRECISION") for the serving pods of one revision."""
+    (model, stage), or (model, "STAGE PRECISION") for one precision only."""
 
     api: client.CoreV1Api
     published: dict[str, ArtifactSummary] = field(default_factory=dict)
     behaviours: dict[tuple[str, str], Behaviour] = field(default_factory=dict)
     perplexities: dict[str, float | None] = field(default_factory=dict)
     """What evaluate finds, by precision; 48.3, 0.4 % above the source's, where there is none."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of the artifact, by precision; ARTIFACT_BYTES where there is none."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -117,9 +119,7 @@ class FakeNode:
 
     def _serve(self, pod: Pod, model: str) -> None:
         precision = pod["metadata"]["labels"][PRECISION_LABEL]
-        behaviour = self.behaviours.get((model, Stage.PULL)) or self.behaviours.get(
-            (model, f"{Stage.PULL} {precision}")
-        )
+        behaviour = self._behaviour(model, Stage.PULL, precision)
         ready = behaviour is None
         status: dict[str, Any] = {
             "phase": "Running" if ready else "Pending",
@@ -132,13 +132,14 @@ class FakeNode:
     def _work(self, pod: Pod, model: str) -> None:
         init, main = pod["spec"].get("initContainers", []), pod["spec"]["containers"]
         task = next(e["value"] for c in main for e in c["env"] if e["name"] == TASK_VARIABLE)
+        precision = json.loads(task).get("recipe", {}).get("precision", "")
         ended = True
         statuses: list[list[dict[str, Any]]] = [[], []]
         for group, containers in enumerate((init, main)):
             for name in (c["name"] for c in containers):
                 if not ended:
                     continue
-                behaviour = self.behaviours.get((model, name)) or self._done(name, task)
+                behaviour = self._behaviour(model, name, precision) or self._done(name, task)
                 statuses[group].append(_status(name, behaviour))
                 ended = isinstance(behaviour, Ends) and behaviour.exit_code == 0
         self._write(
@@ -148,6 +149,11 @@ class FakeNode:
                 "initContainerStatuses": statuses[0],
                 "containerStatuses": statuses[1],
             },
+        )
+
+    def _behaviour(self, model: str, stage: str, precision: str) -> Behaviour | None:
+        return self.behaviours.get((model, stage)) or self.behaviours.get(
+            (model, f"{stage} {precision}")
         )
 
     def _done(self, stage: str, task_json: str) -> Ends:
@@ -164,8 +170,12 @@ class FakeNode:
             return Ends(message=result.to_json())
         if stage == Stage.PUBLISH:
             task = ConversionTask.model_validate_json(task_json)
-            perplexity = self.perplexities.get(task.recipe.precision, 48.3)
-            summary = _summary(task, perplexity)
+            precision = task.recipe.precision
+            summary = _summary(
+                task,
+                self.perplexities.get(precision, 48.3),
+                self.sizes.get(precision, ARTIFACT_BYTES),
+            )
             self.published[summary.key] = summary
             return Ends(message=PublishResult(published=summary).to_json())
         return Ends(message=json.dumps({"stage": stage}))
@@ -183,13 +193,13 @@ def _key(task: ConversionTask) -> str:
     return artifact_key(f"fake:{task.source.uri}", task.recipe, task.calibration, identity)
 
 
-def _summary(task: ConversionTask, perplexity: float | None) -> ArtifactSummary:
+def _summary(task: ConversionTask, perplexity: float | None, size_bytes: int) -> ArtifactSummary:
     key = _key(task)
     return ArtifactSummary(
         key=key,
         uri=f"s3://{task.store.bucket}/artifacts/{key}",
         manifest_digest="0" * 64,
-        size_bytes=ARTIFACT_BYTES,
+        size_bytes=size_bytes,
         source_size_bytes=SOURCE_BYTES,
         source_uri=task.source.uri,
         recipe=task.recipe,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from quantop.api import quantizedmodel
 from quantop.api.quantizedmodel import Quality, QualityStatus
 from quantop.reasons import Reason
 from quantop.reconcile import gate
@@ -105,3 +106,7 @@ def test_what_was_not_measured_has_not_passed(field: str, evidence: QualityStatu
 def test_without_a_limit_anything_passes(evidence: QualityStatus | None) -> None:
     assert gate.check(None, evidence) is None
     assert gate.check(limits(), evidence) is None
+
+
+def test_the_limits_that_a_choice_may_be_held_against_are_those_of_the_gate() -> None:
+    assert tuple(limit.field for limit in gate.LIMITS) == quantizedmodel.LIMITS

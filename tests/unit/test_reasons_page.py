@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quantop.reasons import Reason
+from quantop.reconcile import auto
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference" / "reasons.md").read_text()
+CONTRACT = (ROOT / "docs" / "reference" / "adapter-contract.md").read_text()
 SOURCES = (
     ROOT / "operator" / "quantop_worker",
     ROOT / "images" / "quantizers",
@@ -36,3 +38,9 @@ def test_every_reason_of_the_code_is_on_the_page() -> None:
     given = {*literal_reasons(), *Reason}
     assert len(given) > 60
     assert given - listed == set()
+
+
+def test_toolchains_are_told_which_failures_end_a_search() -> None:
+    told = re.search(r"holds for every precision: (.*?)\.", CONTRACT, re.DOTALL)
+    assert told
+    assert set(re.findall(r"`(\w+)`", told[1])) == auto.OF_ALL_ALIKE

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from quantop_adapters import llm_compressor, mlx, onnxruntime_genai
+
 HERE = Path(__file__).resolve().parent
 # Toolchain, format, precision, method, whether it is given the calibration text.
 RECIPES = (
@@ -44,14 +46,17 @@ RECIPES = (
     ("llama_cpp", "GGUF", "Q4_0", "", False),
     ("llama_cpp", "GGUF", "Q2_K", "", False),
     ("llama_cpp", "GGUF", "Q2_K", "", True),
-    ("llm_compressor", "CompressedTensors", "W8A8", "", True),
-    ("llm_compressor", "CompressedTensors", "W8A8", "SmoothQuantGPTQ", True),
-    ("llm_compressor", "CompressedTensors", "W8A8", "RTN", False),
-    ("llm_compressor", "CompressedTensors", "W4A16", "", True),
-    ("llm_compressor", "CompressedTensors", "W4A16", "RTN", False),
-    ("onnxruntime_genai", "ONNX", "FP32", "", False),
-    ("onnxruntime_genai", "ONNX", "INT8", "", False),
-    ("onnxruntime_genai", "ONNX", "INT4", "", False),
+    *(
+        ("llm_compressor", "CompressedTensors", precision, method, needs_text)
+        for precision, methods in llm_compressor.METHODS.items()
+        for method, needs_text in methods.items()
+    ),
+    *(("mlx", "MLX", precision, "", False) for precision in mlx.RECIPES),
+    *(
+        ("onnxruntime_genai", "ONNX", precision, method, False)
+        for precision, methods in onnxruntime_genai.METHODS.items()
+        for method in methods
+    ),
     ("openvino", "OpenVINO", "FP32", "", False),
     ("openvino", "OpenVINO", "FP16", "", False),
     ("openvino", "OpenVINO", "INT8", "", False),
@@ -100,14 +105,14 @@ def convert(models: Path, model: str, recipe: tuple[str, str, str, str, bool], w
             status = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
         if status:
             return (
-                f"{model:11} {kind:17} {precision:7} {stage} failed with {status}: "
+                f"{model:11} {kind:17} {precision:11} {stage} failed with {status}: "
                 + (work / "termination").read_text()
             )
         seconds.append(time.monotonic() - start)
     quality = json.loads((work / "state" / "quality.json").read_text())
     size = sum(path.stat().st_size for path in (work / "artifact").rglob("*") if path.is_file())
     return (
-        f"{model:11} {kind:17} {precision:7} {method or ('calibrated' if calibrated else ''):16}"
+        f"{model:11} {kind:17} {precision:11} {method or ('calibrated' if calibrated else ''):16}"
         f"{size:>11,} {quality['bitsPerWeight']:>8.3f} {quality['quantizedBitsPerWeight']:>9.3f} "
         f"{quality['quantizedLayers']:>4}/{quality['totalLayers']:<4}"
         f"{quality['baselinePerplexity']:>9.3f} {quality['perplexity']:>9.3f} "
@@ -125,7 +130,7 @@ def main() -> int:
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="measure-"))
     print(
-        f"{'model':11} {'format':17} {'precis.':7} {'method':16}{'bytes':>11} {'bits/w':>8} "
+        f"{'model':11} {'format':17} {'precision':11} {'method':16}{'bytes':>11} {'bits/w':>8} "
         f"{'in layers':>9} {'layers':>9}{'ppl src':>9} {'ppl':>9} {'quant s':>7} {'eval s':>6}"
     )
     failed = False

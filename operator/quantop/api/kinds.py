@@ -86,6 +86,12 @@ QUANTIZED_MODEL = Kind(
         Column("Reason", _ready("reason"), "Why, in a word."),
         Column("Replicas", ".status.readyReplicas", "Pods that answer.", "integer"),
         AGE,
+        Column(
+            "Made",
+            ".status.artifact.precision",
+            "The precision of the artifact published last; with Auto, the chosen one.",
+            wide=True,
+        ),
         Column("Bytes", ".status.artifact.sizeBytes", "The artifact's size.", "integer", wide=True),
         Column("Bits", ".status.artifact.bitsPerWeight", "Bits per weight.", wide=True),
         Column("Perplexity", ".status.quality.perplexity", "The artifact's perplexity.", wide=True),

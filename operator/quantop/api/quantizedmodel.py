@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from quantop.api.base import (
+    SET,
     ApiModel,
     Condition,
     Count,
@@ -13,6 +14,7 @@ from quantop.api.base import (
     Name,
     Nats,
     Percent,
+    Quantity,
     ResourceRequirements,
     Rule,
     map_list,
@@ -24,6 +26,18 @@ MAX_NAME_LENGTH = 46
 Format = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Z][A-Za-z0-9]*$")]
 Precision = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_.-]+$")]
 Method = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")]
+
+AUTO = "Auto"
+"""In place of a precision: the operator finds the one that the objective asks for."""
+LIMITS = (
+    "maxPerplexityIncreasePercent",
+    "minTopTokenAgreementPercent",
+    "maxMeanKLDivergence",
+    "maxP99KLDivergence",
+)
+"""The limits of ``spec.quality``."""
+MAX_CANDIDATES = 128
+"""Bound of ``status.candidates``; the largest by promise are left out."""
 
 
 class DeletionPolicy(StrEnum):
@@ -38,6 +52,12 @@ class OnFailure(StrEnum):
 
     BLOCK = "Block"
     WARN = "Warn"
+
+
+class Objective(StrEnum):
+    """What the chosen precision has the least of, among those that keep the limits."""
+
+    SIZE = "Size"
 
 
 class Source(ApiModel):
@@ -121,14 +141,44 @@ class Evaluation(TextReference):
     """How many tokens of the text are scored at most."""
 
 
+class Auto(ApiModel):
+    """How a precision is chosen."""
+
+    minimize: Objective = Objective.SIZE
+    """Of the precisions that keep the limits of spec.quality, the one with the least of this is
+    chosen. Size is the artifact's."""
+    max_size: Quantity | None = None
+    """The most that the artifact may come to, for example 4Gi. Default: any size."""
+    precisions: Annotated[list[Precision], Field(max_length=MAX_CANDIDATES)] = Field(
+        default_factory=list, json_schema_extra=SET
+    )
+    """Only these are tried. Default: all that the Quantizers for the format list."""
+
+
 class Quantization(ApiModel):
     """The recipe."""
+
+    rules: ClassVar = (
+        Rule(
+            f"!has(self.auto) || self.precision == '{AUTO}'",
+            f"spec.quantization.auto says how a precision is chosen: set precision to {AUTO}, or "
+            "remove it",
+        ),
+        Rule(
+            f"self.precision != '{AUTO}' || !has(self.method)",
+            f"spec.quantization.method is chosen with the precision when that is {AUTO}: remove "
+            "it, or name a precision",
+        ),
+    )
 
     format: Format
     """The artifact's format, one that a Quantizer of the cluster writes, for example GGUF, ONNX or
     CompressedTensors."""
     precision: Precision
-    """A precision that the Quantizer lists, for example Q4_K_M, INT4 or W4A16."""
+    """A precision that the Quantizer lists, for example Q4_K_M, INT4 or W4A16; or Auto, for the
+    smallest that keeps the limits of spec.quality."""
+    auto: Auto | None = None
+    """How the precision is chosen when it is Auto. Default: the smallest of all."""
     method: Method | None = None
     """A method that the Quantizer lists for the precision. Default: its first."""
     quantizer_name: Name | None = None
@@ -216,6 +266,15 @@ class Serving(ApiModel):
 
 class QuantizedModelSpec(ApiModel):
     """What is wanted."""
+
+    rules: ClassVar = (
+        Rule(
+            f"self.quantization.precision != '{AUTO}' || has(self.quality) && "
+            f"({' || '.join(f'has(self.quality.{limit})' for limit in LIMITS)})",
+            f"spec.quantization.precision {AUTO} needs a limit that the choice must keep: set "
+            + " or ".join(f"spec.quality.{limit}" for limit in LIMITS),
+        ),
+    )
 
     source: Source
     """The checkpoint to quantize."""
@@ -329,10 +388,54 @@ class Failure(ApiModel):
 
     inputs_hash: Annotated[str, Field(max_length=64)]
     """Hash of the inputs that failed."""
+    stage: Annotated[str, Field(max_length=64)] = ""
+    """The stage that failed, where one did."""
     reason: Annotated[str, Field(max_length=128)]
     """One CamelCase word."""
     message: Annotated[str, Field(max_length=4096)]
     """What was wrong and what to do."""
+
+
+class CandidateState(StrEnum):
+    """Where a candidate stands in the search for a precision."""
+
+    PENDING = "Pending"
+    TRYING = "Trying"
+    PASSED = "Passed"
+    REJECTED = "Rejected"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+    CHOSEN = "Chosen"
+
+
+class Candidate(ApiModel):
+    """A precision that was, may be, or need not be tried."""
+
+    precision: Annotated[str, Field(max_length=32)]
+    """The precision."""
+    method: Annotated[str, Field(max_length=64)] | None = None
+    """The method that it is made by."""
+    quantizer: Annotated[str, Field(max_length=253)] | None = None
+    """The Quantizer that makes it."""
+    state: CandidateState
+    """Pending: may be tried. Trying: is being made or measured. Passed and Rejected: measured, and
+    held against the limits. Failed: could not be made. Skipped: was not tried. Chosen: is the
+    answer."""
+    inputs_hash: Annotated[str, Field(max_length=64)] | None = None
+    """Hash of the inputs that the figures or the failure belong to; other inputs are another
+    try."""
+    key: Annotated[str, Field(max_length=64)] | None = None
+    """The artifact's key."""
+    size_bytes: Count | None = None
+    """Size of the artifact's files."""
+    bits_per_weight: Decimal | None = None
+    """Bits per weight, counted from the artifact."""
+    quality: QualityStatus | None = None
+    """What this quantization cost."""
+    reason: Annotated[str, Field(max_length=128)]
+    """Why it is in this state, in one CamelCase word."""
+    message: Annotated[str, Field(max_length=1024)]
+    """Why, for people."""
 
 
 class QuantizedModelStatus(ApiModel):
@@ -352,6 +455,10 @@ class QuantizedModelStatus(ApiModel):
     """The artifact published last."""
     quality: QualityStatus | None = None
     """What the quantization cost."""
+    candidates: Annotated[list[Candidate], Field(max_length=MAX_CANDIDATES)] = Field(
+        default_factory=list, json_schema_extra=map_list("precision")
+    )
+    """With precision Auto: all precisions, by promised size, and what was found of each."""
     endpoint: Endpoint | None = None
     """Where the model answers."""
     replicas: Count = 0
@@ -362,7 +469,7 @@ class QuantizedModelStatus(ApiModel):
     """Hash of the wanted pod template that never became Ready and was rolled back."""
     selector: Annotated[str, Field(max_length=512)] = ""
     """Label selector of the pods, for the scale subresource."""
-    published_keys: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = (
+    published_keys: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=256)] = (
         Field(default_factory=list)
     )
     """Keys of all artifacts that this object refers to in its store."""

@@ -17,7 +17,7 @@ from quantop.api.base import (
     map_list,
     reserved_env,
 )
-from quantop.api.quantizedmodel import Format, Method, Precision
+from quantop.api.quantizedmodel import AUTO, Format, Method, Precision
 
 CONTRACT_VARIABLES = (
     "WORK_DIR",
@@ -77,6 +77,14 @@ class QuantizerMethod(ApiModel):
 
 class QuantizerPrecision(ApiModel):
     """A precision that the toolchain can write."""
+
+    rules: ClassVar = (
+        Rule(
+            f"self.name != '{AUTO}'",
+            f"a precision must not be named {AUTO}, which asks for one to be chosen: give it "
+            "another name",
+        ),
+    )
 
     name: Precision
     """The precision's name."""

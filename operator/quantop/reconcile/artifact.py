@@ -49,7 +49,7 @@ class ArtifactStep:
     problem: Problem | None = None
     progress: tuple[Reason, str] | None = None
     job_names: frozenset[str] = frozenset()
-    """Names of the current recipe's Jobs; empty where the recipe is not known."""
+    """Names of the Jobs of current recipes; empty where the recipe is not known."""
     apply: list[Manifest] = field(default_factory=list)
     delete: list[Manifest] = field(default_factory=list)
 
@@ -60,8 +60,13 @@ def next_step(
     """What to do next for the artifact of the current spec."""
     task = conversion_task(snapshot, store, quantizer)
     inputs = inputs_hash(snapshot, task)
-    names = frozenset(meta.job_name(snapshot.name, c, inputs) for c in (meta.RESOLVE, meta.CONVERT))
-    return replace(_step(snapshot, task, inputs, store, quantizer), job_names=names)
+    step = _step(snapshot, task, inputs, store, quantizer)
+    return replace(step, job_names=job_names(snapshot, inputs))
+
+
+def job_names(snapshot: Snapshot, inputs: str) -> frozenset[str]:
+    """Names of the Jobs that may be made for these inputs."""
+    return frozenset(meta.job_name(snapshot.name, c, inputs) for c in (meta.RESOLVE, meta.CONVERT))
 
 
 def _step(
@@ -73,7 +78,8 @@ def _step(
 ) -> ArtifactStep:
     failure = snapshot.status.failure
     if failure is not None and failure.inputs_hash == inputs:
-        return ArtifactStep(failure=failure, problem=Problem(failure.reason, failure.message))
+        problem = Problem(failure.reason, failure.message, failure.stage)
+        return ArtifactStep(failure=failure, problem=problem)
     access = job_access(snapshot, store)
     resolution = snapshot.status.resolution
     if resolution is None or resolution.inputs_hash != inputs:
@@ -332,7 +338,10 @@ def _failed(inputs: str, problem: Problem, delete: list[Manifest]) -> ArtifactSt
     """Given up until the inputs change; a Job that would only try again is deleted."""
     return ArtifactStep(
         failure=Failure(
-            inputs_hash=inputs, reason=problem.reason[:128], message=problem.message[:4096]
+            inputs_hash=inputs,
+            stage=problem.stage,
+            reason=problem.reason[:128],
+            message=problem.message[:4096],
         ),
         problem=problem,
         delete=delete,

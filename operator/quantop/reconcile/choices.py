@@ -4,7 +4,7 @@ Each function is pure and gives either the choice or the Problem that names the 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantop.api.modelruntime import ModelRuntimeSpec
 from quantop.api.modelstore import ModelStoreSpec, NamespacesFrom
@@ -63,6 +63,49 @@ def choose_store(snapshot: Snapshot) -> ModelStoreSpec | Problem:
 def choose_quantizer(snapshot: Snapshot) -> ChosenQuantizer | Problem:
     """The Quantizer that the spec names, or the one of highest priority that can do the recipe."""
     wanted = snapshot.spec.quantization
+    writers = _writers(snapshot)
+    if isinstance(writers, Problem):
+        return writers
+    for name, quantizer in writers:
+        for precision in quantizer.precisions:
+            if precision.name == wanted.precision:
+                return _with_method(snapshot, name, quantizer, precision)
+    possible = {p.name for _, q in writers for p in q.precisions}
+    return Problem(
+        Reason.PRECISION_NOT_SUPPORTED,
+        f"spec.quantization.precision is {wanted.precision!r}, which no Quantizer for "
+        f"{wanted.format} offers here; possible: {_listed(possible)}.",
+    )
+
+
+def offered_precisions(snapshot: Snapshot) -> dict[str, QuantizerPrecision] | Problem:
+    """Every precision that `choose_quantizer` can find a Quantizer for, by name."""
+    writers = _writers(snapshot)
+    if isinstance(writers, Problem):
+        return writers
+    return {p.name: p for _, q in reversed(writers) for p in q.precisions}
+
+
+def with_precision(snapshot: Snapshot, name: str, precision: QuantizerPrecision | None) -> Snapshot:
+    """The snapshot as if its spec named this precision in place of Auto. Calibration text is for
+    the precisions that make use of it: the others go without."""
+    wanted = snapshot.spec.quantization
+    uses = precision and any(
+        m.calibration is not CalibrationNeed.IGNORED for m in precision.methods
+    )
+    named = wanted.model_copy(
+        update={
+            "precision": name,
+            "auto": None,
+            "calibration": wanted.calibration if uses else None,
+        }
+    )
+    return replace(snapshot, spec=snapshot.spec.model_copy(update={"quantization": named}))
+
+
+def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
+    """The Quantizers that the spec leaves, the one to be asked first before the others."""
+    wanted = snapshot.spec.quantization
     candidates = sorted(snapshot.quantizers.items(), key=lambda item: (-item[1].priority, item[0]))
     if wanted.quantizer_name is not None:
         candidates = [item for item in candidates if item[0] == wanted.quantizer_name]
@@ -81,16 +124,7 @@ def choose_quantizer(snapshot: Snapshot) -> ChosenQuantizer | Problem:
             f"spec.quantization.format is {wanted.format!r}, but {who} "
             f"{_listed(formats) or 'nothing: there is none'}.",
         )
-    for name, quantizer in writers:
-        for precision in quantizer.precisions:
-            if precision.name == wanted.precision:
-                return _with_method(snapshot, name, quantizer, precision)
-    possible = {p.name for _, q in writers for p in q.precisions}
-    return Problem(
-        Reason.PRECISION_NOT_SUPPORTED,
-        f"spec.quantization.precision is {wanted.precision!r}, which no Quantizer for "
-        f"{wanted.format} offers here; possible: {_listed(possible)}.",
-    )
+    return writers
 
 
 def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:

@@ -4,8 +4,8 @@ import uuid
 from collections.abc import Iterator
 from datetime import datetime
 
-from quantop.api.base import API_VERSION, Condition
-from quantop.api.quantizedmodel import QuantizedModelStatus
+from quantop.api.base import API_VERSION
+from quantop.api.quantizedmodel import CandidateState, QuantizedModelStatus
 from quantop.builders.meta import Manifest
 from quantop.reasons import ConditionType, Reason
 
@@ -18,6 +18,8 @@ TOLD = (
 )
 QUALITY = {Reason.QUALITY_BELOW_LIMIT, Reason.QUALITY_NOT_MEASURED}
 """Warned of also where the artifact is rolled out all the same."""
+TOLD_CANDIDATES = {CandidateState.REJECTED, CandidateState.FAILED, CandidateState.CHOSEN}
+"""States of a candidate that are worth an Event."""
 QUIET = {Reason.PENDING, Reason.HEALTHY, Reason.NOT_REQUESTED, Reason.SETTLED}
 COMPONENT = "quantop-operator"
 NOTE_LENGTH = 1024
@@ -27,7 +29,14 @@ NOTE_LENGTH = 1024
 def transitions(
     model: Manifest, before: QuantizedModelStatus, after: QuantizedModelStatus, now: datetime
 ) -> Iterator[Manifest]:
-    """An Event for each condition whose status or reason changed; a problem is told once."""
+    """An Event for each candidate that was decided on, and for each condition whose status or
+    reason changed; a problem is told once."""
+    decided = {c.precision: (c.state, c.inputs_hash) for c in before.candidates}
+    for c in after.candidates:
+        if c.state in TOLD_CANDIDATES and decided.get(c.precision) != (c.state, c.inputs_hash):
+            failed = c.state is CandidateState.FAILED
+            note = f"{c.precision}: {c.message}"
+            yield _event(model, f"Candidate{c.state}", "Search", note, failed, now)
     old = {c.type: c for c in before.conditions}
     is_stalled = any(
         c.type == ConditionType.STALLED and c.status == "True" for c in after.conditions
@@ -41,10 +50,13 @@ def transitions(
             continue
         told.add(condition.reason)
         warning = is_stalled and condition.type != ConditionType.SERVING
-        yield _event(model, condition, warning or condition.reason in QUALITY, now)
+        warning = warning or condition.reason in QUALITY
+        yield _event(model, condition.reason, condition.type, condition.message, warning, now)
 
 
-def _event(model: Manifest, condition: Condition, warning: bool, now: datetime) -> Manifest:
+def _event(
+    model: Manifest, reason: str, action: str, note: str, warning: bool, now: datetime
+) -> Manifest:
     metadata = model["metadata"]
     return {
         "apiVersion": "events.k8s.io/v1",
@@ -55,9 +67,9 @@ def _event(model: Manifest, condition: Condition, warning: bool, now: datetime) 
         },
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": "Warning" if warning else "Normal",
-        "reason": condition.reason,
-        "action": condition.type,
-        "note": condition.message[:NOTE_LENGTH],
+        "reason": reason,
+        "action": action,
+        "note": note[:NOTE_LENGTH],
         "reportingController": f"quantop.dev/{COMPONENT}",
         "reportingInstance": COMPONENT,
         "regarding": {

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from quantop.api.quantizedmodel import (
+    AUTO,
+    Candidate,
     DeletionPolicy,
     OnFailure,
     QuantizedModelStatus,
@@ -13,13 +15,13 @@ from quantop.builders.meta import Manifest
 from quantop.conditions import PENDING, State, merge
 from quantop.contract import DeleteTask, digest
 from quantop.reasons import ConditionType, Reason
-from quantop.reconcile import artifact, choices, gate, pods, rollout
+from quantop.reconcile import artifact, auto, choices, gate, pods, rollout
 from quantop.reconcile.artifact import ArtifactStep
 from quantop.reconcile.drift import needs_apply, with_hash
 from quantop.reconcile.rollout import RolloutStep
 from quantop.reconcile.snapshot import Problem, Snapshot
 
-MAX_PUBLISHED_KEYS = 64
+MAX_PUBLISHED_KEYS = 256
 """Bound of ``status.publishedKeys``; the oldest is forgotten, and its artifact retained."""
 
 
@@ -37,6 +39,16 @@ class Plan:
     finalizers: list[str] | None = None
 
 
+@dataclass(frozen=True)
+class Steps:
+    """Where the parts of the chain stand."""
+
+    artifact: ArtifactStep
+    rollout: RolloutStep
+    problem: Problem | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+
+
 def plan(snapshot: Snapshot, now: datetime) -> Plan:
     """What one pass over an object should write; nothing at all when the object is settled."""
     if snapshot.deleting:
@@ -44,11 +56,12 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     if snapshot.namespace_terminating:
         # Nothing can be made in it any more, and everything in it is about to be deleted.
         return Plan(snapshot.status)
-    problem, step, rolled = _next(snapshot)
+    steps = _next(snapshot)
+    step, rolled = steps.artifact, steps.rollout
     apply = [m for m in map(with_hash, step.apply) if needs_apply(m, None)] + rolled.apply
     delete = [*step.delete, *rolled.delete, *_superseded_jobs(snapshot, step)]
     return Plan(
-        status=_status(snapshot, now, problem, step, rolled),
+        status=_status(snapshot, now, steps),
         apply=apply,
         delete=_unique(delete),
         finalizers=_finalizers(snapshot),
@@ -63,45 +76,51 @@ def stalled(snapshot: Snapshot, problem: Problem, now: datetime) -> Plan:
         quality=snapshot.status.quality,
         resolution=snapshot.status.resolution,
     )
-    return Plan(_status(snapshot, now, problem, step, rollout.as_it_is(snapshot)))
+    steps = Steps(step, rollout.as_it_is(snapshot), problem, list(snapshot.status.candidates))
+    return Plan(_status(snapshot, now, steps))
 
 
-def _next(snapshot: Snapshot) -> tuple[Problem | None, ArtifactStep, RolloutStep]:
-    """The chain: store, quantizer, runtime, artifact, quality, rollout. The first Problem ends it,
-    and what serves is left as it is."""
-    unchanged = ArtifactStep(resolution=snapshot.status.resolution, failure=snapshot.status.failure)
+def _next(snapshot: Snapshot) -> Steps:
+    """The chain: store, search, quantizer, runtime, artifact, quality, rollout. The first Problem
+    ends it, and what serves is left as it is."""
+    status, as_it_is = snapshot.status, rollout.as_it_is(snapshot)
+    unchanged = ArtifactStep(resolution=status.resolution, failure=status.failure)
     store = choices.choose_store(snapshot)
     if isinstance(store, Problem):
-        return store, unchanged, rollout.as_it_is(snapshot)
+        return Steps(unchanged, as_it_is, store, list(status.candidates))
+    found = None
+    if snapshot.spec.quantization.precision == AUTO:
+        found = auto.next_step(snapshot, store)
+        if found.chosen is None:
+            return Steps(found.step, as_it_is, found.step.problem, found.candidates)
+        snapshot = found.chosen
     quantizer = choices.choose_quantizer(snapshot)
     if isinstance(quantizer, Problem):
-        return quantizer, unchanged, rollout.as_it_is(snapshot)
+        return Steps(unchanged, as_it_is, quantizer)
     runtime = choices.choose_runtime(snapshot)
     if isinstance(runtime, Problem):
-        return runtime, unchanged, rollout.as_it_is(snapshot)
-    step = artifact.next_step(snapshot, store, quantizer)
+        return Steps(unchanged, as_it_is, runtime)
+    step = found.step if found else artifact.next_step(snapshot, store, quantizer)
+    candidates = found.candidates if found else []
     if step.artifact is None:
-        return step.problem, step, rollout.as_it_is(snapshot)
+        return Steps(step, as_it_is, step.problem, candidates)
     limits = snapshot.spec.quality
     fault = gate.check(limits, step.quality)
     if fault and limits and limits.on_failure is OnFailure.BLOCK:
-        return fault, step, rollout.as_it_is(snapshot)
+        return Steps(step, as_it_is, fault, candidates)
     rolled = rollout.next_step(snapshot, step.artifact, runtime, store)
-    return rolled.problem, step, rolled
+    return Steps(step, rolled, rolled.problem, candidates)
 
 
-def _status(
-    snapshot: Snapshot,
-    now: datetime,
-    problem: Problem | None,
-    step: ArtifactStep,
-    rolled: RolloutStep,
-) -> QuantizedModelStatus:
+def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelStatus:
     before = snapshot.status
+    problem, step, rolled = steps.problem, steps.artifact, steps.rollout
     published = step.artifact or before.artifact
-    keys = list(before.published_keys)
-    if step.artifact and step.artifact.key not in keys:
-        keys = [*keys, step.artifact.key][-MAX_PUBLISHED_KEYS:]
+    made = [c.key for c in steps.candidates if c.key]
+    if step.artifact and step.artifact.key not in made:
+        made.append(step.artifact.key)
+    # Last, so that none that is in use is the oldest.
+    keys = [*(key for key in before.published_keys if key not in made), *made]
     selected = serving.selector(snapshot.name)
     states = _states(snapshot, problem, step, rolled)
     return QuantizedModelStatus(
@@ -111,12 +130,13 @@ def _status(
         failure=step.failure,
         artifact=published,
         quality=step.quality if step.artifact else before.quality,
+        candidates=steps.candidates,
         endpoint=rolled.endpoint,
         replicas=rolled.replicas,
         ready_replicas=rolled.ready_replicas,
         selector=",".join(f"{key}={value}" for key, value in sorted(selected.items())),
         rejected_revision=rolled.rejected_revision,
-        published_keys=keys,
+        published_keys=keys[-MAX_PUBLISHED_KEYS:],
     )
 
 

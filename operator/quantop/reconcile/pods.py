@@ -65,12 +65,14 @@ def failure(end: Termination) -> Problem:
             Reason.OUT_OF_MEMORY,
             f"{end.stage} was ended for using more memory than its limit: raise "
             "spec.quantization.resources.limits.memory (or spec.serving.resources for an engine).",
+            end.stage,
         )
     said = end.message.get("message") or end.text.strip()[-1024:] or "it left no message"
     reason = end.message.get("reason")
     return Problem(
         reason if isinstance(reason, str) and reason.isalnum() else Reason.JOB_FAILED,
         f"{end.stage}: {said}" + ("" if end.message else f" (exit code {end.exit_code})"),
+        end.stage,
     )
 
 

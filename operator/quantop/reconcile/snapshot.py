@@ -81,3 +81,5 @@ class Problem:
 
     reason: str
     message: str
+    stage: str = ""
+    """The stage of a pod that said so, where one did."""

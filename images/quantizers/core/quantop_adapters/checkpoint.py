@@ -217,6 +217,26 @@ def check_length(folder: Path, field: str, length: int) -> None:
         )
 
 
+def check_widths(folder: Path, precision: str, group: int) -> None:
+    """Refuse a layer whose columns do not come to whole groups, before hours of work.
+
+    Raises:
+        RefusedError: `group` columns share a scale in `precision`, and a layer's are no multiple.
+    """
+    for tensor in tensors(folder).values():
+        if (
+            is_layer(tensor)
+            and not any(part in tensor.name for part in NOT_QUANTIZED)
+            and tensor.shape[-1] % group
+        ):
+            raise RefusedError(
+                "UnsupportedShape",
+                f"spec.quantization.precision {precision} shares a scale among {group} columns, "
+                f"and the source's {tensor.name} has {tensor.shape[-1]}, which is no multiple: "
+                "choose a precision with smaller groups or another format",
+            )
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files as they are."""
     for name in TOKENIZER_FILES:

@@ -18,13 +18,20 @@ class Weight:
     """One logical weight: its numbers, and the bits that store them, scales and zero points too.
 
     `is_layer` says that it is a matrix to multiply by, `quantized` that it is stored in a quantized
-    type.
+    type, `is_output` that it gives the logits: some toolchains quantize it, some leave it.
     """
 
     numbers: int
     bits: int
     is_layer: bool
     quantized: bool
+    is_output: bool = False
+
+
+def is_output(name: str) -> bool:
+    """Whether a tensor of this name gives the logits, or would where the embedding does, too."""
+    parts = ("lm_head", "embed", "token_embd")
+    return name == "output.weight" or any(part in name for part in parts)
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,9 @@ class Coverage:
     ) -> None:
         """Refuse an artifact that is not what its precision promises.
 
-        `expected` is how many numbers the source's layers hold: nearly all of them have to be in
-        quantized layers. A few matrices stay as they are on purpose, such as a router of experts.
+        `expected` is how many numbers the source's layers hold, the output layer left out: nearly
+        all of them have to be in quantized layers. A few matrices stay as they are on purpose, such
+        as a router of experts.
 
         The band from `low` to `high` holds for the bits per weight of the quantized layers: those
         depend on the precision alone, while embeddings left as they are weigh much in a small model
@@ -96,7 +104,11 @@ class Coverage:
                 f"{self.total_layers} layers is quantized; their shapes may not suit it: choose "
                 "another precision",
             )
-        done = sum(w.numbers for w in self.weights if w.quantized and w.is_layer)
+        done = sum(
+            weight.numbers
+            for weight in self.weights
+            if weight.quantized and weight.is_layer and not weight.is_output
+        )
         if precision not in UNQUANTIZED and done * 100 < expected * QUANTIZED_PERCENT_MIN:
             raise RefusedError(
                 "LayersLeftUnquantized",

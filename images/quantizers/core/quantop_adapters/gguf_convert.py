@@ -56,7 +56,7 @@ def display_name(model_name: str, source: Path) -> str:
 def convert(source: Path, target: Path, model_name: str, float_type: str) -> bool:
     """Write `target` and say whether the tokenizer was mapped to GPT-2's, which wants a check.
 
-    `float_type` is the type of its matrices, F16 or BF16.
+    `float_type` is the type of its matrices, F32, F16 or BF16.
 
     Raises:
         RefusedError: the converter knows neither the architecture nor the tokenizer.
@@ -103,7 +103,9 @@ def convert(source: Path, target: Path, model_name: str, float_type: str) -> boo
     with torch.inference_mode():
         converter = converter_type(
             source,
-            getattr(gguf.LlamaFileType, f"MOSTLY_{float_type}"),
+            gguf.LlamaFileType.ALL_F32
+            if float_type == "F32"
+            else getattr(gguf.LlamaFileType, f"MOSTLY_{float_type}"),
             target,
             model_name=display_name(model_name, source),
         )

@@ -1,4 +1,4 @@
-"""GGUF by llama.cpp: convert to 16-bit floats, weigh by a calibration if given, quantize."""
+"""GGUF by llama.cpp: convert to floats, weigh by a calibration if given, quantize."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantop_adapters import checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.gguf_convert import convert, import_from_llama_cpp
 from quantop_adapters.refusal import RefusedError
 
@@ -20,7 +20,7 @@ ARTIFACT = "model.gguf"
 IMPORTANCE_MATRIX = "ImportanceMatrix"
 FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
 # Rounding by the type's own rule: an importance matrix changes nothing.
-UNWEIGHTED = frozenset({"F16", "Q8_0"})
+UNWEIGHTED = FLOAT_TYPES | {"Q8_0", "TQ1_0", "TQ2_0"}
 # So few bits that llama-quantize makes them of weights it knows the importance of, or not at all.
 WEIGHTED_ONLY = (
     "IQ3_XS",
@@ -152,7 +152,7 @@ class LlamaCpp:
     name = "llama.cpp"
     format = "GGUF"
     precisions: tuple[str, ...] = (
-        "F16",
+        *("F32", "BF16", "F16"),
         "Q8_0",
         "Q6_K",
         *("Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0"),
@@ -160,6 +160,7 @@ class LlamaCpp:
         *("Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S"),
         "Q2_K",
         *WEIGHTED_ONLY,
+        *("TQ2_0", "TQ1_0"),
     )
 
     def version(self) -> str:
@@ -172,12 +173,14 @@ class LlamaCpp:
         weighted = self._weighted(task)
         progress("converting the checkpoint to GGUF", 5)
         output = target / ARTIFACT
-        full = output if task.precision == "F16" else task.scratch / "full.gguf"
+        is_float = task.precision in FLOAT_TYPES
+        full = output if is_float else task.scratch / "full.gguf"
         # What is in BF16 stays in it on the way: F16 has less range.
         tensors = checkpoint.tensors(task.source).values()
         types = {tensor.dtype for tensor in tensors if checkpoint.is_layer(tensor)}
-        kept = "BF16" if task.precision != "F16" and types == {"BF16"} else "F16"
-        mapped = convert(task.source, full, task.model_name, kept)
+        kept = "BF16" if types == {"BF16"} else "F16"
+        float_type = task.precision if is_float else kept
+        mapped = convert(task.source, full, task.model_name, float_type)
         if mapped:
             check_tokenizer(full, task)
         if full != output:
@@ -252,6 +255,7 @@ class LlamaCpp:
                     bits=int(tensor.n_bytes) * 8,
                     is_layer=len(tensor.shape) > 1 and tensor.name not in looked_up,
                     quantized=tensor.tensor_type.name not in FLOAT_TYPES,
+                    is_output=is_output(tensor.name),
                 )
                 for tensor in tensors
                 if not tensor.name.startswith("rope_")

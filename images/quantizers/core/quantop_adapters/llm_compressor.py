@@ -1,26 +1,81 @@
-"""Compressed-tensors checkpoints by llm-compressor: integer weights for vLLM."""
+"""Compressed-tensors checkpoints by llm-compressor: integers and small floats for vLLM."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantop_adapters import calibration, checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.refusal import RefusedError
 
-# The first method is the precision's default.
-GPTQ, ROUND_TO_NEAREST, SMOOTHQUANT_GPTQ = "GPTQ", "RTN", "SmoothQuantGPTQ"
-METHODS: Mapping[str, tuple[str, ...]] = {
-    "W4A16": (GPTQ, ROUND_TO_NEAREST),
-    "W8A8": (GPTQ, SMOOTHQUANT_GPTQ, ROUND_TO_NEAREST),
+GPTQ, AWQ, AUTOROUND, ROUND_TO_NEAREST = "GPTQ", "AWQ", "AutoRound", "RTN"
+SMOOTHQUANT_GPTQ = "SmoothQuantGPTQ"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a precision is made.
+
+    `methods`: the default one first. `group`: how many columns share one scale; a layer's width
+    must be a multiple of it. `fixed_inputs`: the scale of a layer's inputs is part of the artifact,
+    so that every method has to see text.
+    """
+
+    methods: tuple[str, ...]
+    group: int = 1
+    fixed_inputs: bool = False
+
+    def needs_text(self, method: str) -> bool:
+        """Whether the method uses calibration text; it then needs it."""
+        return self.fixed_inputs or method != ROUND_TO_NEAREST
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    # Integers.
+    "W4A16": Scheme((GPTQ, AWQ, AUTOROUND, ROUND_TO_NEAREST), group=128),
+    "W4A16_ASYM": Scheme((GPTQ, AWQ, AUTOROUND, ROUND_TO_NEAREST), group=128),
+    "W8A16": Scheme((GPTQ, ROUND_TO_NEAREST), group=128),
+    "W4A8": Scheme((GPTQ, SMOOTHQUANT_GPTQ, ROUND_TO_NEAREST), group=128),
+    "W8A8": Scheme((GPTQ, SMOOTHQUANT_GPTQ, ROUND_TO_NEAREST)),
+    # Floats.
+    "FP8": Scheme((ROUND_TO_NEAREST,), fixed_inputs=True),
+    "FP8_DYNAMIC": Scheme((ROUND_TO_NEAREST,)),
+    "FP8_BLOCK": Scheme((ROUND_TO_NEAREST,), group=128),
+    "MXFP8": Scheme((ROUND_TO_NEAREST,), group=32),
+    "MXFP8A16": Scheme((ROUND_TO_NEAREST,), group=32),
+    "NVFP4": Scheme((ROUND_TO_NEAREST, GPTQ), group=16, fixed_inputs=True),
+    "NVFP4A16": Scheme((ROUND_TO_NEAREST, GPTQ), group=16),
+    "MXFP4": Scheme((ROUND_TO_NEAREST, GPTQ), group=32),
+    "MXFP4A16": Scheme((ROUND_TO_NEAREST, GPTQ), group=32),
 }
-GROUP_SIZE = {"W4A16": 128}
-"""How many columns share one scale; a layer's width must be a multiple of it."""
+"""By llm-compressor's own names, which are also vLLM's."""
+METHODS: Mapping[str, Mapping[str, bool]] = {
+    precision: {method: scheme.needs_text(method) for method in scheme.methods}
+    for precision, scheme in SCHEMES.items()
+}
+"""The methods of each precision, and whether they need text."""
+MODIFIERS: Mapping[str, Sequence[tuple[str, str, Mapping[str, Any]]]] = {
+    ROUND_TO_NEAREST: (("quantization", "QuantizationModifier", {}),),
+    GPTQ: (("gptq", "GPTQModifier", {}),),
+    SMOOTHQUANT_GPTQ: (
+        ("transform.smoothquant", "SmoothQuantModifier", {"smoothing_strength": 0.8}),
+        ("gptq", "GPTQModifier", {}),
+    ),
+    AWQ: (
+        ("transform.awq", "AWQModifier", {"duo_scaling": "both"}),
+        ("quantization", "QuantizationModifier", {}),
+    ),
+    # The image has no compiler.
+    AUTOROUND: (("autoround", "AutoRoundModifier", {"enable_torch_compile": False}),),
+}
+"""llm-compressor's modifiers of each method: module, class, arguments. The last one quantizes."""
 
 
 class LlmCompressor:
@@ -28,7 +83,7 @@ class LlmCompressor:
 
     name = "llm-compressor"
     format = "CompressedTensors"
-    precisions: tuple[str, ...] = tuple(METHODS)
+    precisions: tuple[str, ...] = tuple(SCHEMES)
 
     def version(self) -> str:
         """The version of the package."""
@@ -37,7 +92,7 @@ class LlmCompressor:
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Quantize every linear layer but the output layer, and save the packed checkpoint."""
         method = choose_method(task)
-        self._check_shapes(task)
+        checkpoint.check_widths(task.source, task.precision, SCHEMES[task.precision].group)
         progress("loading the toolchain", 2)
         llmcompressor: Any = importlib.import_module("llmcompressor")
         transformers: Any = importlib.import_module("transformers")
@@ -55,7 +110,7 @@ class LlmCompressor:
                 f"({checkpoint.first_sentence(error)})",
             ) from None
         arguments: dict[str, Any] = {}
-        if task.calibration and method != ROUND_TO_NEAREST:
+        if task.calibration:
             progress("preparing the calibration text", 15)
             rows = [
                 {"input_ids": row, "attention_mask": [1] * len(row)}
@@ -73,30 +128,14 @@ class LlmCompressor:
         model.save_pretrained(target, save_compressed=True)
         checkpoint.copy_tokenizer(task.source, target)
 
-    def _check_shapes(self, task: stage.Task) -> None:
-        """Refuse a layer whose width no group fits, before hours of calibration."""
-        group = GROUP_SIZE.get(task.precision, 1)
-        for tensor in checkpoint.tensors(task.source).values():
-            if (
-                checkpoint.is_layer(tensor)
-                and "lm_head" not in tensor.name
-                and tensor.shape[1] % group
-            ):
-                raise RefusedError(
-                    "UnsupportedShape",
-                    f"precision {task.precision} groups {group} columns, and the source's "
-                    f"{tensor.name} has {tensor.shape[1]}: choose precision W8A8",
-                )
-
     def coverage(self, artifact: Path) -> Coverage:
-        """Count the safetensors; a layer's packed weight, scale and zero point belong together."""
+        """Count the safetensors; a layer's packed weight, scales and zero point belong together."""
         tensors = checkpoint.tensors(artifact)
         groups: dict[str, list[checkpoint.Tensor]] = {}
         for name, tensor in tensors.items():
             layer, _, part = name.rpartition(".")
-            groups.setdefault(f"{layer}.weight" if part.startswith("weight") else name, []).append(
-                tensor
-            )
+            belongs = part.startswith(("weight", "input_"))
+            groups.setdefault(f"{layer}.weight" if belongs else name, []).append(tensor)
         weights = []
         for parts in groups.values():
             kinds = {tensor.name.rpartition(".")[2]: tensor for tensor in parts}
@@ -107,9 +146,17 @@ class LlmCompressor:
             if shape:
                 rows, columns = shape.read_int64()
                 numbers = rows * columns
+            elif "weight_packed" in kinds:
+                numbers *= 2  # floats of 4 bits have no shape of their own: two to a byte
             bits = sum(part.bits for kind, part in kinds.items() if kind != "weight_shape")
             weights.append(
-                Weight(numbers, bits, quantized or checkpoint.is_layer(stored), quantized)
+                Weight(
+                    numbers,
+                    bits,
+                    is_layer=quantized or checkpoint.is_layer(stored),
+                    quantized=quantized,
+                    is_output=is_output(stored.name),
+                )
             )
         return Coverage(tuple(weights))
 
@@ -128,57 +175,78 @@ def choose_method(task: stage.Task) -> str:
     Raises:
         RefusedError: there is no such method, or calibration is missing or of no use.
     """
-    methods = METHODS[task.precision]
-    method = task.method or methods[0]
-    if method not in methods:
+    scheme = SCHEMES[task.precision]
+    method = task.method or scheme.methods[0]
+    if method not in scheme.methods:
         raise RefusedError(
             "UnsupportedMethod",
             f"spec.quantization.method is {method}; llm-compressor makes {task.precision} by "
-            f"{', '.join(methods)}",
+            f"{', '.join(scheme.methods)}",
         )
-    if method != ROUND_TO_NEAREST and not task.calibration:
-        raise RefusedError(
-            "CalibrationRequired",
-            f"method {method} needs a text: set spec.quantization.calibration, or "
-            f"spec.quantization.method {ROUND_TO_NEAREST}, which needs none",
-        )
-    if method == ROUND_TO_NEAREST and task.calibration:
+    if scheme.needs_text(method) == bool(task.calibration):
+        return method
+    others = [
+        other for other in scheme.methods if scheme.needs_text(other) == bool(task.calibration)
+    ]
+    instead = f", or choose spec.quantization.method {' or '.join(others)}" if others else ""
+    if task.calibration:
         raise RefusedError(
             "CalibrationNotUsed",
-            f"method {ROUND_TO_NEAREST} uses no calibration: remove "
-            f"spec.quantization.calibration, or choose {GPTQ}",
+            f"{task.precision} by {method} uses no calibration text: remove "
+            f"spec.quantization.calibration{instead}",
         )
-    return method
+    raise RefusedError(
+        "CalibrationRequired",
+        f"{task.precision} by {method} needs a calibration text: set "
+        f"spec.quantization.calibration{instead}",
+    )
 
 
 def report_layers(model: Any, progress: stage.Progress) -> None:
-    """Report every tenth of the layers that GPTQ says in its log to be quantizing."""
+    """Report every tenth of the layers that GPTQ and AutoRound say in the log to be working on."""
     loguru: Any = importlib.import_module("loguru")
-    torch: Any = importlib.import_module("torch")
-    total = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
-    done = 0
+    total = model.config.get_text_config().num_hidden_layers
+    reported = 0
 
     def on_log(message: str) -> None:
-        nonlocal done
-        before, done = 10 * done // total, done + 1
-        if 10 * done // total > before:
-            progress(f"quantized {done} of {total} layers", 20 + 70 * done // total)
+        nonlocal reported
+        found = re.search(r"layers\.(\d+)", message)
+        layer = int(found[1]) if found else 0
+        if 10 * layer // total > reported:
+            reported = 10 * layer // total
+            progress(f"quantized {layer} of {total} layers", 20 + 70 * layer // total)
 
-    loguru.logger.add(on_log, filter=lambda record: record["message"].startswith("Quantizing "))
+    def is_news(record: Mapping[str, Any]) -> bool:
+        return str(record["message"]).startswith(("Quantizing ", "Applying AutoRound "))
+
+    loguru.logger.add(on_log, filter=is_news)
 
 
 def modifiers(precision: str, method: str) -> list[Any]:
     """llm-compressor's recipe."""
-    chosen = {"targets": "Linear", "scheme": precision, "ignore": ["lm_head"]}
-    if method == ROUND_TO_NEAREST:
-        quantization: Any = importlib.import_module("llmcompressor.modifiers.quantization")
-        return [quantization.QuantizationModifier(**chosen)]
-    gptq: Any = importlib.import_module("llmcompressor.modifiers.gptq")
-    recipe = [gptq.GPTQModifier(**chosen)]
-    if method == SMOOTHQUANT_GPTQ:
-        smooth: Any = importlib.import_module("llmcompressor.modifiers.transform.smoothquant")
-        recipe.insert(0, smooth.SmoothQuantModifier(smoothing_strength=0.8))
-    return recipe
+    if method == AWQ:
+        leave_memory_unpinned()
+    chosen: dict[str, Any] = {"targets": "Linear", "scheme": precision, "ignore": ["lm_head"]}
+    *transforms, quantizer = MODIFIERS[method]
+    return [modifier(*each) for each in transforms] + [modifier(*quantizer, **chosen)]
+
+
+def modifier(module: str, name: str, arguments: Mapping[str, Any], **more: Any) -> Any:
+    """One of llm-compressor's modifiers."""
+    return getattr(importlib.import_module(f"llmcompressor.modifiers.{module}"), name)(
+        **arguments, **more
+    )
+
+
+def leave_memory_unpinned() -> None:
+    """Keep AWQ from pinning memory for a device that is not there.
+
+    It does so to copy faster to an accelerator, and torch refuses it where there is none.
+    """
+    torch: Any = importlib.import_module("torch")
+    if not torch.accelerator.is_available():
+        cache: Any = importlib.import_module("llmcompressor.pipelines.cache")
+        cache.IntermediatesCache.pin_memory = lambda *_, **__: None
 
 
 if __name__ == "__main__":

@@ -12,12 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from quantop_adapters import checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.refusal import RefusedError
 
 ARTIFACT = "model.onnx"
 BATCH = 256
 """Tokens run at once; as all logits are kept, this bounds memory for large vocabularies."""
+MIXED = "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8"
+ALGORITHMS: Mapping[str, Sequence[str]] = {
+    "RTN": (),
+    "KQuant": ("algo_config=k_quant",),
+    "KQuantMixed": ("algo_config=k_quant", MIXED),
+}
+"""The builder's options for each method. The mixed one gives the output layer, and the layers that
+llama.cpp's K-quants favour, 8 bits."""
+METHODS: Mapping[str, Mapping[str, bool]] = {
+    "FP32": {stage.DEFAULT_METHOD: False},
+    "INT8": {"RTN": False, "KQuant": False},
+    "INT4": {"RTN": False, "KQuant": False, "KQuantMixed": False},
+}
+"""The methods of each precision, the default one first; none of them needs text."""
 # What the builder, and transformers below it, say of an architecture they do not know.
 UNKNOWN_ARCHITECTURE = ("is not currently supported", "does not recognize this architecture")
 # Tables of the rotary embedding that the builder computes: no weights of the model.
@@ -30,7 +44,7 @@ class OnnxruntimeGenai:
     name = "onnxruntime-genai"
     format = "ONNX"
     # The builder writes 16-bit floats for a CPU too and says so nowhere, but nothing can run them.
-    precisions: tuple[str, ...] = ("FP32", "INT8", "INT4")
+    precisions: tuple[str, ...] = tuple(METHODS)
 
     def version(self) -> str:
         """The version of the package."""
@@ -38,11 +52,12 @@ class OnnxruntimeGenai:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Run the builder, whose exit status says little: what it wrote is what counts."""
-        if task.method:
+        methods = METHODS[task.precision]
+        if task.method and task.method not in methods:
             raise RefusedError(
                 "UnsupportedMethod",
-                f"spec.quantization.method is {task.method}; onnxruntime-genai has none to "
-                "choose: leave it out",
+                f"spec.quantization.method is {task.method}; onnxruntime-genai makes "
+                f"{task.precision} by {', '.join(methods)}",
             )
         if task.calibration:
             raise RefusedError(
@@ -61,6 +76,7 @@ class OnnxruntimeGenai:
         ]
         command += ["--execution_provider", "cpu", "--cache_dir", str(task.scratch)]
         command += ["--extra_options", "hf_token=false", "hf_remote=false"]
+        command += ALGORITHMS.get(task.method, ())
         try:
             stage.run_tool(command)
         except stage.ToolError as error:
@@ -96,7 +112,8 @@ class OnnxruntimeGenai:
             if quantized:
                 shape = {attribute.name: attribute.i for attribute in node.attribute}
                 numbers = shape["K"] * shape["N"]
-            weights.append(Weight(numbers, bits, True, quantized))
+            output = any(is_output(part.name) for part in parts)
+            weights.append(Weight(numbers, bits, True, quantized, output))
         weights += [
             Weight(math.prod(tensor.dims), stored_bits(onnx, tensor), False, False)
             for tensor in unclaimed.values()
@@ -161,7 +178,7 @@ def check_finite(artifact: Path) -> None:
     for tensor in onnx.load(artifact / ARTIFACT, load_external_data=False).graph.initializer:
         try:
             numbers = onnx.numpy_helper.to_array(tensor, str(artifact))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, onnx.checker.ValidationError) as error:
             raise RefusedError(
                 "ArtifactNotReadable",
                 f"the numbers of the artifact's {tensor.name} are not all there: {error}",

@@ -100,6 +100,11 @@ def transformers_scorer(folder: Path, what: str) -> Scorer:
             output_loading_info=True,
         )
         model.eval()
+        if packed := getattr(model, "hf_quantizer", None):
+            # Left alone, weights are unpacked at the first call, some formats' to 16 bits. The
+            # method of transformers' own class refuses to make them 32.
+            packed.compressor.decompress_model(model=model)
+            torch.nn.Module.float(model)
     except MemoryError:
         raise
     except Exception as error:  # the libraries below transformers each have their own

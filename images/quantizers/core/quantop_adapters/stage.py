@@ -11,10 +11,12 @@ import errno
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -413,6 +415,12 @@ def failure(stage: str, error: BaseException) -> dict[str, object]:
     return {"stage": stage, "reason": reason, "message": f"{type(error).__name__}: {error}"}
 
 
+def peak_memory() -> int:
+    """The most bytes that this process, or one of its tools, held at a time."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return 1024 * max(resource.getrusage(each).ru_maxrss for each in who)
+
+
 def main(toolchain: Toolchain, arguments: Sequence[str] | None = None) -> int:
     """Run the stage named on the command line; the exit status."""
     stages = {"quantize": quantize, "evaluate": evaluate}
@@ -429,7 +437,10 @@ def main(toolchain: Toolchain, arguments: Sequence[str] | None = None) -> int:
         task = Task.from_environment(os.environ)
         # The tokenizers' thread pool does not read OMP_NUM_THREADS.
         os.environ.setdefault("RAYON_NUM_THREADS", str(task.threads))
-        terminate_with({"stage": stage, **stages[stage](toolchain, task)})
+        began = time.monotonic()
+        said = stages[stage](toolchain, task)
+        took = {"seconds": round(time.monotonic() - began), "peakMemoryBytes": peak_memory()}
+        terminate_with({"stage": stage, **said, **took})
     except RefusedError as refusal:
         terminate_with({"stage": stage, "reason": refusal.reason, "message": str(refusal)})
         return EXIT_REFUSED

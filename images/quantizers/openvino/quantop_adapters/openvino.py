@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quantop_adapters import calibration, checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.refusal import RefusedError
 
 ARTIFACT = "openvino_model.xml"
@@ -401,6 +401,7 @@ def weight(operand: Operand) -> Weight:
         bits=8 * sum(part.size for part in operand.parts),
         is_layer=is_matrix and "MatMul" in operand.readers,
         quantized=largest.kind not in FLOATS,
+        is_output=is_output(largest.name),
     )
 
 

@@ -1,0 +1,40 @@
+"""What every row finds: what every scenario finds, and a checkpoint that was never converted."""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+
+from e2e.conformance.rows import SAMPLE, rows
+from e2e.scenarios.conftest import kubectl, make_team, operator, push_unique, store, team
+from e2e.store import Store
+
+__all__ = ["kubectl", "make_team", "operator", "store", "team"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--row", default="", help="only rows that begin so, e.g. openvino/INT4")
+    parser.addoption("--sample", action="store_true", help="only the quick rows")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    begin, sample = metafunc.config.getoption("--row"), metafunc.config.getoption("--sample")
+    chosen = [
+        row for row in rows() if row.id.startswith(begin) and (not sample or row.id in SAMPLE)
+    ]
+    if "row" in metafunc.fixturenames:
+        metafunc.parametrize("row", chosen, ids=[row.id for row in chosen])
+    if "first_row" in metafunc.fixturenames:
+        first = {row.quantizer: row for row in reversed(chosen)}
+        metafunc.parametrize("first_row", first.values(), ids=list(first))
+
+
+@pytest.fixture(scope="session")
+def source(store: Store) -> str:
+    """The uri of a checkpoint that no artifact exists of: whatever is seen was made now."""
+    return push_unique(store, "tiny-llama")
+
+
+@pytest.fixture
+def new_checkpoint(store: Store) -> Callable[..., str]:
+    return functools.partial(push_unique, store)

@@ -1,0 +1,73 @@
+"""The rows: what the chart's Quantizers offer, and which of its ModelRuntimes serve that."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VALUES = REPOSITORY / "charts" / "quantop" / "values.yaml"
+GPU_RUNTIME = REPOSITORY / "examples" / "modelruntime-vllm-gpu.yaml"
+SAMPLE = ("llama-cpp/Q4_0/Default", "onnxruntime-genai/INT8/RTN")
+"""Rows that are quick: every change has to pass them."""
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A Quantizer, a precision and a method of it."""
+
+    quantizer: str
+    format: str
+    precision: str
+    method: str
+    bits_per_weight: Mapping[str, str]
+    calibrated: bool
+    runtime: str | None
+    """The chart's ModelRuntime that serves it; None: there is none."""
+    elsewhere: str | None
+    """Another ModelRuntime that is written to serve it, on other hardware."""
+
+    @property
+    def id(self) -> str:
+        """QUANTIZER/PRECISION/METHOD."""
+        return f"{self.quantizer}/{self.precision}/{self.method}"
+
+    @property
+    def name(self) -> str:
+        """A name for its object."""
+        return self.id.replace("/", "-").replace("_", "-").lower()
+
+
+def rows() -> Iterator[Row]:
+    """All of them, in the chart's order."""
+    values = yaml.safe_load(VALUES.read_text())
+    runtimes = {name: each["spec"] for name, each in values["modelRuntimes"].items()}
+    gpu = yaml.safe_load(GPU_RUNTIME.read_text())
+    elsewhere = {gpu["metadata"]["name"]: gpu["spec"]}
+    for quantizer, entry in values["quantizers"].items():
+        spec = entry["spec"]
+        for precision in spec["precisions"]:
+            for method in precision["methods"]:
+                yield Row(
+                    quantizer=quantizer,
+                    format=spec["format"],
+                    precision=precision["name"],
+                    method=method["name"],
+                    bits_per_weight=precision["bitsPerWeight"],
+                    calibrated=method.get("calibration") == "Required",
+                    runtime=serving(runtimes, spec["format"], precision["name"]),
+                    elsewhere=serving(elsewhere, spec["format"], precision["name"]),
+                )
+
+
+def serving(runtimes: Mapping[str, Manifest], format_: str, precision: str) -> str | None:
+    """The first runtime that serves the precision of the format."""
+    for name, spec in runtimes.items():
+        for served in spec["formats"]:
+            if served["format"] == format_ and precision in served.get("precisions", [precision]):
+                return name
+    return None

@@ -1,0 +1,35 @@
+"""What the suite saw of each row, kept in the repository for the support matrix."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FILE = Path(__file__).with_name("seen.json")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One row's figures, on the test model. ``quantize_seconds`` and ``peak_memory_bytes`` are of
+    the toolchain's stage; ``answered`` says that an engine served it."""
+
+    size_ratio: str
+    bits_per_weight: str
+    increase_percent: str
+    top_token_agreement_percent: str
+    quantize_seconds: int
+    peak_memory_bytes: int
+    answered: bool
+
+
+def load() -> dict[str, Seen]:
+    """By row."""
+    if not FILE.is_file():
+        return {}
+    return {row: Seen(**figures) for row, figures in json.loads(FILE.read_text()).items()}
+
+
+def record(row: str, seen: Seen) -> None:
+    """Replace one row's figures."""
+    known = {**load(), row: seen}
+    ordered = {name: asdict(known[name]) for name in sorted(known)}
+    FILE.write_text(json.dumps(ordered, indent=1) + "\n")
