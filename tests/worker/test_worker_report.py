@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from quantop.contract import PublishResult, Recipe
+from quantop_adapters.stage import Evaluation, Task
 from quantop_worker import store
 from quantop_worker.digests import FileRecord
 from quantop_worker.errors import RefusedError, TryAgainError
@@ -402,6 +403,21 @@ def test_the_commands_run_nothing_that_others_wrote(tmp_path: Path) -> None:
     (podman,) = (call for call in calls if call[0] == "podman")
     assert f"--env=PRECISION={HOSTILE}" in podman
     assert podman[-1] == "evaluate"
+
+
+def test_the_commands_give_an_adapter_what_its_contract_says(tmp_path: Path) -> None:
+    artifact = published("Q4_K_M")
+    assert artifact.quality is not None
+    text = artifact.quality.evaluation
+    calls = run(evaluate_commands("s3://bucket/key", artifact.manifest, text), tmp_path)
+    (podman,) = (call for call in calls if call[0] == "podman")
+    given = [word.removeprefix("--env=") for word in podman if word.startswith("--env=")]
+    task = Task.from_environment(dict(word.split("=", 1) for word in given))
+    assert (task.format, task.precision, task.method) == ("Q4_K_M", "Q4_K_M", "Q4_K_M")
+    assert task.evaluation == Evaluation(Path("/work/inputs/evaluation"), 64, 1000)
+    fetched = [call[-1] for call in calls if call[0] in ("hf", "aws")]
+    assert fetched == ["work/source", "work/inputs/evaluation", "work/artifact/folder/Q4_K_M"]
+    assert (task.source, task.artifact) == (Path("/work/source"), Path("/work/artifact"))
 
 
 def test_the_object_to_apply_is_the_same_recipe(tmp_path: Path) -> None:
