@@ -24,6 +24,7 @@ from quantop_worker.manifest import (
     StoredQuality,
     Tool,
 )
+from quantop_worker.markup import Markup, element
 from quantop_worker.page import apply_command, evaluate_commands, page
 from quantop_worker.plot import Point, plot, size_text
 from quantop_worker.s3 import Bucket
@@ -218,6 +219,15 @@ def test_a_measurement_that_somebody_altered_is_left_out(
     assert report_of(measured, published).count("circle") == 1
 
 
+def test_a_measurement_under_another_key_is_left_out(measured: Bench) -> None:
+    published = measured.convert(FILES)
+    (listed,) = measurements(measured)
+    body = measured.client.get_object(Bucket=measured.bucket, Key=listed)["Body"].read()
+    measured.put(listed.replace(str(measured.task.key), "0" * 64), body)
+    measured.resolve()
+    assert report_of(measured, published).count("circle") == 1
+
+
 def test_a_measurement_whose_artifact_is_gone_is_left_out(measured: Bench) -> None:
     measured.convert(FILES)
     manifest = f"models/artifacts/{measured.task.key}/manifest.json"
@@ -336,6 +346,13 @@ def test_nothing_that_others_wrote_becomes_markup() -> None:
     plain = published()
     same = Parsed(page("s3://bucket", plain, [peer(plain)], "now"))
     assert [tag for tag, _ in parsed.elements] == [tag for tag, _ in same.elements]
+
+
+def test_attributes_are_escaped_as_text_is() -> None:
+    made = element("p", HOSTILE, Markup("<b></b>"), class_=HOSTILE, text_anchor="end")
+    parsed = Parsed(made)
+    assert parsed.elements == [("p", {"class": HOSTILE, "text-anchor": "end"}), ("b", {})]
+    assert parsed.text == HOSTILE
 
 
 def test_the_page_needs_nothing_else() -> None:
