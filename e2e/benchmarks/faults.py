@@ -62,6 +62,11 @@ def onnx(model: str, precision: str) -> Recipe:
     return Recipe(model, "onnxruntime_genai", "ONNX", precision)
 
 
+def mlx(model: str, precision: str) -> Recipe:
+    """A recipe of mlx-lm."""
+    return Recipe(model, "mlx", "MLX", precision)
+
+
 MODELS = ("tiny-llama", "tiny-phi3")
 GOOD = [
     recipe
@@ -78,11 +83,13 @@ GOOD = [
         *(compressed(model, "W8A8", each) for each in ("RTN", "GPTQ", "SmoothQuantGPTQ")),
         *(compressed(model, "W4A16", each) for each in ("RTN", "GPTQ")),
         *(onnx(model, precision) for precision in ("FP32", "INT8", "INT4")),
+        *(mlx(model, precision) for precision in ("8bit", "6bit", "4bit")),
     )
 ]
 Q8_0, Q4_K_M, F16 = (gguf("tiny-llama", each) for each in ("Q8_0", "Q4_K_M", "F16"))
 W8A8, W4A16 = (compressed("tiny-llama", each, "GPTQ") for each in ("W8A8", "W4A16"))
 FP32, INT8, INT4 = (onnx("tiny-llama", each) for each in ("FP32", "INT8", "INT4"))
+MLX_8, MLX_4 = (mlx("tiny-llama", each) for each in ("8bit", "4bit"))
 
 
 class Workshop:
@@ -485,7 +492,7 @@ Fault = tuple[Recipe, str, Callable[[Path], None]]
 def faults(shop: Workshop) -> Iterator[Fault]:
     """Every artifact to spoil, the fault's name, and what plants it."""
     source = shop.models / "tiny-llama"
-    for recipe in (Q8_0, Q4_K_M, W8A8, W4A16, INT8, INT4):
+    for recipe in (Q8_0, Q4_K_M, W8A8, W4A16, INT8, INT4, MLX_8, MLX_4):
         yield recipe, "nothing written", write_nothing
         yield recipe, "truncated", truncate
         yield recipe, "garbled", garble
@@ -498,6 +505,8 @@ def faults(shop: Workshop) -> Iterator[Fault]:
         (W4A16, W8A8),
         (INT8, INT4),
         (INT4, INT8),
+        (MLX_8, MLX_4),
+        (MLX_4, MLX_8),
     ):
         yield recipe, "wrong precision behind the right name", replaced_by(shop.folder(other))
     for recipe in (Q8_0, Q4_K_M):
@@ -522,6 +531,18 @@ def faults(shop: Workshop) -> Iterator[Fault]:
         yield recipe, "two tokens swapped", swap_two_tokens
         yield recipe, "no tokenizer", without("tokenizer.json")
         yield recipe, "skipped layers", keep_layer(source)
+        yield recipe, "missing tensor", safetensors(drop_tensor)
+        yield recipe, "missing layer", safetensors(drop_layer)
+        yield recipe, "stale files of an earlier run", stale_shard
+        yield recipe, "fewer layers than there are", fewer_layers
+    for recipe in (MLX_8, MLX_4):
+        yield recipe, "zeroed scales", fill(0, "layers.1.mlp.down_proj.scales")
+        yield recipe, "NaN in scales", fill(np.nan, ".scales", where=slice(1))
+        yield recipe, "infinite number", fill(np.inf, "input_layernorm", where=slice(1))
+        yield recipe, "swapped layers", safetensors(swap_layers)
+        yield recipe, "permuted vocabulary", safetensors(permute_rows)
+        yield recipe, "another tokenizer", shift_tokens
+        yield recipe, "no tokenizer", without("tokenizer.json")
         yield recipe, "missing tensor", safetensors(drop_tensor)
         yield recipe, "missing layer", safetensors(drop_layer)
         yield recipe, "stale files of an earlier run", stale_shard

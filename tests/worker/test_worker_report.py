@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from quantop.api.quantizedmodel import QuantizedModelSpec
 from quantop.contract import PublishResult, Recipe
 from quantop_adapters.stage import Evaluation, Task
 from quantop_worker import store
@@ -30,7 +32,7 @@ from quantop_worker.plot import Point, plot, size_text
 from quantop_worker.s3 import Bucket
 from quantop_worker.store import Artifact, Published, stored_file
 
-from tests.worker.harness import QUALITY, RECIPE, Bench, evaluation
+from tests.worker.harness import QUALITY, RECIPE, REPOSITORY, Bench, evaluation
 
 FILES = {"model.gguf": b"quantized" * 100, "tokenizer.json": b"{}"}
 TEXT = "texts/eval.txt"
@@ -458,6 +460,33 @@ def test_the_object_to_apply_is_the_same_recipe(tmp_path: Path) -> None:
         "sequenceLength": 64,
         "maxTokens": 1000,
     }
+
+
+def test_the_object_to_apply_is_one_that_the_api_takes() -> None:
+    artifact = published("harmless")
+    assert artifact.quality is not None
+    recipe = Recipe(
+        format="GGUF",
+        precision="Q4_K_M",
+        method="Default",
+        quantizer="llama-cpp",
+        quantizer_image="image",
+    )
+    source = artifact.manifest.source.model_copy(update={"uri": "hf://owner/name"})
+    calibrated = CalibrationRecord(
+        uri="s3://texts/c.txt", identity="", size=1, sha256="", samples=8, sequence_length=64
+    )
+    manifest = artifact.manifest.model_copy(
+        update={"recipe": recipe, "source": source, "calibration": calibrated}
+    )
+    text = artifact.quality.evaluation.model_copy(update={"uri": "s3://texts/e.txt"})
+    command = apply_command(manifest, text)
+    document = json.loads(command.removeprefix("kubectl apply -f - <<'EOF'").removesuffix("EOF"))
+    spec = QuantizedModelSpec.model_validate(document["spec"])
+    schema = REPOSITORY / "docs" / "reference" / "quantizedmodel.schema.json"
+    jsonschema.validate(document, json.loads(schema.read_text()))
+    assert spec.quantization.quantizer_name == "llama-cpp"
+    assert spec.quality is not None
 
 
 def test_a_measurement_of_one_artifact_is_drawn_whatever_its_figures_are() -> None:

@@ -24,6 +24,7 @@ from quantop.contract import (
     ConversionTask,
     EvaluationRef,
     PublishResult,
+    QualityReport,
     Recipe,
     Referrer,
     ResolveResult,
@@ -203,7 +204,7 @@ def _resolve(
             )
         return ArtifactStep(
             artifact_status(answer.published),
-            quality_status(answer.published),
+            quality_status(answer.published.quality, report_uri(answer.published)),
             resolution,
         )
     return _unfinished(job, mine, inputs, Reason.RESOLVING, "Asking what the source is")
@@ -275,7 +276,7 @@ def _convert(
             return _failed(inputs, _unreadable(Stage.PUBLISH, error), [job])
         return ArtifactStep(
             artifact_status(answer.published),
-            quality_status(answer.published),
+            quality_status(answer.published.quality, report_uri(answer.published)),
             resolution.model_copy(update={"state": ArtifactState.PUBLISHED, "awaited_job": ""}),
         )
     step = _unfinished(job, mine, inputs, Reason.CONVERTING, "Converting")
@@ -374,9 +375,15 @@ def artifact_status(summary: ArtifactSummary) -> Artifact:
     )
 
 
-def quality_status(summary: ArtifactSummary) -> QualityStatus | None:
+def report_uri(summary: ArtifactSummary) -> str | None:
+    """Where the page about a published artifact's quality is, if there is one."""
+    return f"{summary.uri}/{summary.report}" if summary.report else None
+
+
+def quality_status(
+    report: QualityReport | None, report_uri: str | None = None
+) -> QualityStatus | None:
     """What was measured, as the status shows it."""
-    report = summary.quality
     if report is None:
         return None
     increase: float | None = None
@@ -393,7 +400,7 @@ def quality_status(summary: ArtifactSummary) -> QualityStatus | None:
         mean_kl_divergence=decimal(report.mean_kl_divergence, 6),
         p99_kl_divergence=decimal(report.p99_kl_divergence, 6),
         tokens=report.tokens,
-        report_uri=f"{summary.uri}/{summary.report}" if summary.report else None,
+        report_uri=report_uri,
     )
 
 
