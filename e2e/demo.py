@@ -159,7 +159,7 @@ def result_table(models: Iterable[tuple[Object, str | None, str]], prompt: str) 
     """What came of each model: (object, answer, engine)."""
     table = Table(title=f"The same prompt to each: “{prompt}”", title_justify="left")
     for column in ("model", "format", "precision", "size", "of source", "bits/weight",
-                   "perplexity before", "after", "engine", "answer"):  # fmt: skip
+                   "perplexity before", "after", "same token", "engine", "answer"):  # fmt: skip
         table.add_column(column, overflow="fold")
     for model, answer, engine in models:
         artifact = model["status"]["artifact"]
@@ -173,6 +173,7 @@ def result_table(models: Iterable[tuple[Object, str | None, str]], prompt: str) 
             artifact.get("bitsPerWeight", ""),
             quality.get("baselinePerplexity", ""),
             quality.get("perplexity", ""),
+            f"{float(quality.get('topTokenAgreementPercent', 'nan')):.1f} %",
             engine,
             "no answer" if answer is None else " ".join(answer.split()),
         )

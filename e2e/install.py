@@ -37,6 +37,10 @@ def install_operator(
     Raises:
         subprocess.CalledProcessError: helm failed; it said why on stderr.
     """
+    kubectl = Kubectl()
+    if kubectl.get("crd", "quantizedmodels.quantop.dev"):
+        # helm upgrade asks for the kind of every object before its hooks run: docs/install.md.
+        kubectl.apply_path(REPOSITORY / "crds")
     pinned = json.loads(digests.read_text()) if digests else {}
     chosen = {
         "images": {"registry": registry, "digests": pinned},

@@ -12,6 +12,10 @@ from e2e.cluster.paths import REPOSITORY
 
 CRDS = REPOSITORY / "crds"
 EXAMPLES = REPOSITORY / "examples"
+WHOLE_EXAMPLES = sorted(
+    path for path in EXAMPLES.rglob("*.yaml") if not path.with_name("kustomization.yaml").exists()
+)
+"""Those that are manifests as they are, and not parts that kustomize puts together."""
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""

@@ -29,17 +29,20 @@ SOURCE = f"s3://{SOURCES_BUCKET}/tiny-llama"
 
 def quantized_model(
     name: str,
-    recipe: tuple[str, str] = GGUF,
+    recipe: tuple[str, str] | str = GGUF,
     source: str = SOURCE,
     **spec: Any,
 ) -> Object:
-    """A QuantizedModel without a namespace. ``recipe`` is (format, precision); ``spec`` adds
-    fields to those of its parts, or parts. Served by one replica unless ``serving=None``."""
-    quantization = {"format": recipe[0], "precision": recipe[1], "resources": CONVERSION}
-    serving = {
-        "replicas": 1,
-        "resources": VLLM_SERVER if recipe[0] == "CompressedTensors" else SERVER,
-    }
+    """A QuantizedModel without a namespace. ``recipe`` is (format, precision), or the name of a
+    Preset; ``spec`` adds fields to those of its parts, or parts. Served by one replica unless
+    ``serving=None``."""
+    if isinstance(recipe, str):
+        chosen = {"presetName": recipe}
+    else:
+        chosen = {"format": recipe[0], "precision": recipe[1]}
+    quantization = {**chosen, "resources": CONVERSION}
+    by_vllm = chosen.get("format") == "CompressedTensors"
+    serving = {"replicas": 1, "resources": VLLM_SERVER if by_vllm else SERVER}
     whole: dict[str, Any] = {"source": {"uri": source}, **spec}
     whole["quantization"] = quantization | spec.get("quantization", {})
     if spec.get("serving", {}) is not None:

@@ -14,6 +14,7 @@ from quantop import metrics
 from quantop.api.base import GROUP, VERSION
 from quantop.api.modelruntime import ModelRuntimeSpec
 from quantop.api.modelstore import ModelStoreSpec
+from quantop.api.preset import PresetSpec
 from quantop.api.quantizer import QuantizerSpec
 from quantop.builders import meta
 from quantop.builders.meta import Manifest
@@ -35,6 +36,7 @@ KINDS = {
     "stores": ("modelstores", ModelStoreSpec),
     "quantizers": ("quantizers", QuantizerSpec),
     "runtimes": ("modelruntimes", ModelRuntimeSpec),
+    "presets": ("presets", PresetSpec),
 }
 
 

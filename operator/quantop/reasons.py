@@ -45,6 +45,8 @@ class Reason(StrEnum):
     NOT_NEEDED = "NotNeeded"
     # A person must act.
     INVALID_SPEC = "InvalidSpec"
+    PRESET_NOT_FOUND = "PresetNotFound"
+    EVALUATION_REQUIRED = "EvaluationRequired"
     QUALITY_BELOW_LIMIT = "QualityBelowLimit"
     QUALITY_NOT_MEASURED = "QualityNotMeasured"
     NO_CANDIDATE_PASSES = "NoCandidatePasses"

@@ -73,6 +73,23 @@ GOOD: dict[str, Object] = {
         "drain": {"command": ["sleep", "5"]},
         "metrics": {},
         "resources": {"limits": {"memory": "1Gi"}},
+        "nodeSelector": {"nvidia.com/gpu.family": "hopper"},
+    },
+    "Preset": {
+        "description": "For phones.",
+        "quantization": {
+            "format": "GGUF",
+            "precision": "Auto",
+            "auto": {"precisions": ["Q4_K_M"]},
+            "quantizerName": "llama-cpp",
+        },
+        "quality": {
+            "maxPerplexityIncreasePercent": 5,
+            "minTopTokenAgreementPercent": "99.5",
+            "maxMeanKLDivergence": "0.05",
+            "maxP99KLDivergence": 1,
+        },
+        "runtimeName": "llama-cpp",
     },
 }
 """A spec of each kind that uses every nested type."""

@@ -3,20 +3,19 @@
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 from quantop.api.kinds import KINDS, Kind
 
 from tests.api.manifests import GOOD, good, put
-from tests.kube import EXAMPLES, Kubectl, Object
+from tests.kube import EXAMPLES, WHOLE_EXAMPLES, Kubectl, Object
 
 UNKNOWN = "replicass"
 OTHERS_KINDS = {EXAMPLES / "gitops", EXAMPLES / "prometheus-rules.yaml"}
-EXAMPLE_FILES = sorted(
-    path for path in EXAMPLES.rglob("*.yaml") if not {path, path.parent} & OTHERS_KINDS
-)
-MAPS = {"requests", "limits", "matchLabels"}
+EXAMPLE_FILES = [path for path in WHOLE_EXAMPLES if not {path, path.parent} & OTHERS_KINDS]
+MAPS = {"requests", "limits", "matchLabels", "nodeSelector"}
 
 
 def objects(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -88,6 +87,7 @@ def test_a_client_that_does_not_ask_is_warned(kubectl: Kubectl) -> None:
         ("ModelStore", "spec.s3.bucket", "My_Bucket", "should match"),
         ("Quantizer", "spec.precisions", [], "should have at least 1 items"),
         ("ModelRuntime", "spec.port", 80, "greater than or equal to 1024"),
+        ("Preset", "spec.description", "", "should be at least 1 chars long"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused(
@@ -139,16 +139,30 @@ def without_nothing(value: object) -> object:
 
 
 @pytest.mark.parametrize("file", EXAMPLE_FILES, ids=lambda file: file.name)
-def test_an_example_is_taken(kubectl: Kubectl, namespace: str, file: str) -> None:
+def test_an_example_is_taken(kubectl: Kubectl, namespace: str, file: Path) -> None:
     """By the API server, and by the types."""
     kinds = {kind.name: kind for kind in KINDS}
-    for document in yaml.safe_load_all(EXAMPLES.joinpath(file).read_text()):
+    for document in yaml.safe_load_all(file.read_text()):
         if kind := kinds.get(document["kind"]):
             kind.spec.model_validate(document["spec"])
         placed = copy.deepcopy(document)
         if "namespace" in placed["metadata"]:
             placed["metadata"]["namespace"] = namespace
         answer = kubectl.try_apply(placed)
+        assert answer.ok, answer.text
+
+
+def test_the_variants_are_objects_of_one_source(kubectl: Kubectl, namespace: str) -> None:
+    """As `kubectl apply -k` puts them together."""
+    whole = kubectl.must("kustomize", EXAMPLES / "variants")
+    models = [each for each in yaml.safe_load_all(whole) if each["kind"] == "QuantizedModel"]
+    targets = [each["spec"]["quantization"]["presetName"] for each in models]
+    assert len(set(targets)) == len(targets) == 3
+    for model in models:
+        assert model["spec"]["source"] == models[0]["spec"]["source"]
+        assert model["metadata"]["labels"] == {"app.kubernetes.io/part-of": "assistant"}
+        model["metadata"]["namespace"] = namespace
+        answer = kubectl.try_apply(model)
         assert answer.ok, answer.text
 
 

@@ -14,7 +14,7 @@ from quantop.api.crds import structural
 from quantop.api.kinds import KINDS, Kind
 
 from tests.api.manifests import good, put
-from tests.kube import EXAMPLES
+from tests.kube import WHOLE_EXAMPLES
 
 
 def test_everything_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +61,7 @@ def test_the_json_schema_judges_as_the_api_server(kind: Kind) -> None:
 def test_the_json_schemas_take_the_examples() -> None:
     files = dict(generate.generated())
     seen = 0
-    for file in EXAMPLES.rglob("*.yaml"):
+    for file in WHOLE_EXAMPLES:
         for document in yaml.safe_load_all(file.read_text()):
             name = Path("docs/reference", f"{document['kind'].lower()}.schema.json")
             if name in files and document["apiVersion"].startswith("quantop.dev/"):

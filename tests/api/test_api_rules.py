@@ -31,7 +31,7 @@ class Refusal:
         return f"{self.kind}: " + ", ".join(f"{k}={v}" for k, v in self.changes.items())
 
 
-QM, STORE, QUANTIZER, RUNTIME = (kind.name for kind in KINDS)
+QM, STORE, QUANTIZER, RUNTIME, PRESET = (kind.name for kind in KINDS)
 SOURCE, QUANTIZATION, SERVING = "spec.source", "spec.quantization", "spec.serving"
 BUCKET = {f"{SOURCE}.revision": None}
 TEXT = "the uri of a text must be s3://BUCKET/KEY or pvc://CLAIM/PATH, without '..'"
@@ -40,16 +40,42 @@ LIMITS = "limits must name cpu, memory, ephemeral-storage, hugepages-SIZE or an 
 ABOVE = "requests must not be above limits: lower the one or raise the other"
 OPERATORS = "spec.env must not set what the operator sets itself: "
 UNUSABLE = {"gpu": "1"}
+BY_PRESET = {
+    f"{QUANTIZATION}.{field}": None for field in ("format", "precision", "method", "quantizerName")
+} | {f"{QUANTIZATION}.presetName": "mobile"}
 AUTO = {f"{QUANTIZATION}.precision": "Auto", f"{QUANTIZATION}.method": None}
 
 REFUSALS = [
     *(
         Refusal(
-            QM,
+            kind,
             "spec.quality.minTopTokenAgreementPercent must be at most 100",
             {"spec.quality.minTopTokenAgreementPercent": above},
         )
+        for kind in (QM, PRESET)
         for above in (101, "100.1")
+    ),
+    *(
+        Refusal(
+            QM,
+            "spec.quantization needs a recipe: set format and precision, or presetName",
+            {f"{QUANTIZATION}.{field}": None for field in missing},
+        )
+        for missing in (["format"], ["precision"], ["format", "precision"])
+    ),
+    *(
+        Refusal(
+            QM,
+            "spec.quantization.presetName names a whole recipe: remove format, precision, auto, m",
+            BY_PRESET | {f"{QUANTIZATION}.{field}": value},
+        )
+        for field, value in {
+            "format": "GGUF",
+            "precision": "Q4_K_M",
+            "auto": {"maxSize": "4Gi"},
+            "method": "GPTQ",
+            "quantizerName": "llama-cpp",
+        }.items()
     ),
     Refusal(QM, "metadata.name must be at most 46 characters", {"metadata.name": "a" * 47}),
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "4bit"}),
@@ -109,14 +135,25 @@ REFUSALS = [
     ),
     *(
         Refusal(
-            QM,
+            kind,
             "spec.quantization.precision Auto needs a limit that the choice must keep: set spec.q",
-            {**AUTO, **dict.fromkeys(without)},
+            {**changes, **dict.fromkeys(without)},
         )
+        for kind, changes in ((QM, AUTO), (PRESET, {}))
         for without in (
             ["spec.quality"],
             [f"spec.quality.{limit}" for limit in quantizedmodel.LIMITS],
         )
+    ),
+    Refusal(
+        PRESET,
+        "spec.quantization.auto says how a precision is chosen: set precision to Auto",
+        {f"{QUANTIZATION}.precision": "Q4_K_M"},
+    ),
+    Refusal(
+        PRESET,
+        "spec.quantization.method is chosen with the precision when that is Auto: remove it",
+        {f"{QUANTIZATION}.method": "GPTQ"},
     ),
     Refusal(
         QM,
@@ -211,6 +248,15 @@ def test_a_precision_may_be_left_to_the_operator(kubectl: Kubectl) -> None:
         manifest = Refusal(QM, "", {**AUTO, **({f"{QUANTIZATION}.auto": auto} if auto else {})})
         answer = kubectl.try_apply(manifest.manifest())
         assert answer.ok, answer.text
+
+
+@pytest.mark.parametrize("quality", [None, {"evaluation": {"uri": "s3://texts/evaluation.txt"}}])
+def test_a_recipe_may_be_a_presets(kubectl: Kubectl, quality: Object | None) -> None:
+    """With calibration text and resources beside it, and limits of one's own or none."""
+    manifest = Refusal(QM, "", BY_PRESET).manifest()
+    assert {"calibration", "resources"} < manifest["spec"]["quantization"].keys()
+    answer = kubectl.try_apply(put(manifest, "spec.quality", quality))
+    assert answer.ok, answer.text
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)

@@ -5,7 +5,7 @@ import json
 import pytest
 from quantop.api.base import API_VERSION
 
-from tests.api.manifests import good
+from tests.api.manifests import GOOD, good
 from tests.kube import Kubectl, Object
 
 STATUS: Object = {
@@ -65,12 +65,23 @@ def test_columns(kubectl: Kubectl, model: str) -> None:
     assert age.endswith("s")
     assert found == {
         "NAME": "good",
+        "PRESET": "",
         "FORMAT": "GGUF",
         "PRECISION": "Q4_K_M",
+        "MADE": "Q4_K_M",
         "READY": "True",
         "REASON": "Answering",
         "REPLICAS": "2",
     }
+
+
+def test_a_preset_and_what_it_made_are_shown(kubectl: Kubectl, model: str) -> None:
+    recipe = {"presetName": "mobile"} | dict.fromkeys(GOOD["QuantizedModel"]["quantization"])
+    patch = json.dumps({"spec": {"quantization": recipe}})
+    kubectl.must("patch", "qm/good", "--namespace", model, "--type=merge", f"--patch={patch}")
+    found = table(kubectl.must("get", "qm", "--namespace", model))
+    shown = {name: found[name] for name in ("PRESET", "FORMAT", "PRECISION", "MADE")}
+    assert shown == {"PRESET": "mobile", "FORMAT": "", "PRECISION": "", "MADE": "Q4_K_M"}
 
 
 def test_wide_columns(kubectl: Kubectl, model: str) -> None:

@@ -41,6 +41,8 @@ GROUPS = {
     "HorizontalPodAutoscaler": "autoscaling",
 }
 """API groups of what the operator makes."""
+CATALOGUE = [kind.plural for kind in KINDS if kind.scope == "Cluster"]
+"""What the platform team owns, and everyone chooses from."""
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +107,10 @@ def allowed(admin: Kubectl, user: str, deeds: Sequence[Deed]) -> list[Deed]:
 def test_the_chart_brings_everything(admin: Kubectl) -> None:
     for kind in KINDS:
         admin.must("get", kind.plural, "--all-namespaces")
-    found = admin.must("get", "quantizers,modelruntimes,modelstores", "--output=name").split()
+    found = admin.must("get", ",".join(CATALOGUE), "--output=name").split()
     brought = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert len(found) == len(brought["quantizers"]) + len(brought["modelRuntimes"]) + 1
+    built_in = ("quantizers", "modelRuntimes", "presets")
+    assert len(found) == sum(len(brought[values]) for values in built_in) + 1
     assert "modelstore.quantop.dev/default" in found
 
 
@@ -168,7 +171,7 @@ def test_the_operator_may_do_no_more(admin: Kubectl) -> None:
         Deed("patch", "", "nodes"),
         Deed("delete", GROUP, "quantizedmodels", MODELS),
         Deed("update", GROUP, "quantizedmodels", MODELS),
-        *(Deed("patch", GROUP, k) for k in ("modelstores", "quantizers", "modelruntimes")),
+        *(Deed("patch", GROUP, k) for k in CATALOGUE),
         Deed("create", "rbac.authorization.k8s.io", "rolebindings", MODELS),
         Deed("patch", "apiextensions.k8s.io", "customresourcedefinitions"),
         Deed("impersonate", "", "users"),
@@ -181,9 +184,9 @@ CHANGE = [Deed(verb, GROUP, "quantizedmodels", MODELS) for verb in ("create", "p
 SCALE = Deed("update", GROUP, "quantizedmodels/scale", MODELS)
 STATUS = Deed("patch", GROUP, "quantizedmodels/status", MODELS)
 ELSEWHERE = Deed("list", GROUP, "quantizedmodels", NAMESPACE)
-SEE_STORES = Deed("list", GROUP, "modelstores")
-MAKE_STORES = Deed("create", GROUP, "modelstores")
-DEEDS = [LIST, *CHANGE, SCALE, STATUS, ELSEWHERE, SEE_STORES, MAKE_STORES]
+SEE = [Deed("list", GROUP, kind) for kind in CATALOGUE]
+MAKE = [Deed("create", GROUP, kind) for kind in CATALOGUE]
+DEEDS = [LIST, *CHANGE, SCALE, STATUS, ELSEWHERE, *SEE, *MAKE]
 
 
 @pytest.fixture(scope="module")
@@ -211,8 +214,8 @@ def people(admin: Kubectl) -> None:
         ("view", [LIST]),
         ("edit", [LIST, *CHANGE, SCALE]),
         ("admin", [LIST, *CHANGE, SCALE]),
-        ("catalogue", [SEE_STORES]),
-        ("platform", [LIST, ELSEWHERE, SEE_STORES, MAKE_STORES]),
+        ("catalogue", SEE),
+        ("platform", [LIST, ELSEWHERE, *SEE, *MAKE]),
         ("nobody", []),
     ],
 )

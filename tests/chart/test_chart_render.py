@@ -3,16 +3,26 @@
 import importlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import yaml
+from quantop.api.base import ApiModel
 from quantop.api.kinds import KINDS
+from quantop.api.modelruntime import ModelRuntimeSpec
+from quantop.api.preset import PresetSpec
+from quantop.api.quantizedmodel import QuantizedModelSpec, QuantizedModelStatus
+from quantop.api.quantizer import QuantizerSpec
 from quantop.builders import meta
+from quantop.reconcile import choices, presets
+from quantop.reconcile.snapshot import Snapshot
 from quantop.settings import Settings
 
+from e2e.cluster.paths import REPOSITORY
 from tests.chart.helm import CHART, DIGEST, EVERYTHING, Helm, Rendered
 from tests.kube import EXAMPLES, Object
+
+T = TypeVar("T", bound=ApiModel)
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 PLAIN = Helm().render()
@@ -217,6 +227,96 @@ def test_built_ins_are_switchable_and_others_can_be_added(values: str, kind: str
     assert rendered.one(kind, "mine")["spec"] == {"image": "registry.example.com/mine:1", **spec}
 
 
+def test_presets_are_switchable_and_others_can_be_added() -> None:
+    assert PLAIN.names("Preset") == set(VALUES["presets"])
+    mine = {"description": "Ours.", "quantization": {"format": "GGUF", "precision": "Q6_K"}}
+    changed = {
+        "mobile": {"enabled": False},
+        "desktop": {"spec": {"quality": None}},
+        "mine": {"enabled": True, "spec": mine},
+    }
+    rendered = Helm().render({"presets": changed})
+    assert rendered.names("Preset") == set(VALUES["presets"]) - {"mobile"} | {"mine"}
+    assert rendered.one("Preset", "mine")["spec"] == mine
+    desktop = dict(VALUES["presets"]["desktop"]["spec"])
+    assert desktop.pop("quality")
+    assert rendered.one("Preset", "desktop")["spec"] == desktop
+
+
+PRESETS = pytest.mark.parametrize("name", sorted(PLAIN.names("Preset")))
+
+
+@PRESETS
+def test_a_presets_recipe_is_offered_by_a_quantizer(name: str) -> None:
+    for snapshot in spelt_out(name):
+        quantizer = choices.choose_quantizer(snapshot)
+        assert isinstance(quantizer, choices.ChosenQuantizer), quantizer
+
+
+@PRESETS
+def test_a_presets_recipe_is_served_by_the_runtime_that_it_names(name: str) -> None:
+    """Or by the default one. The chart brings no runtime for GPUs: that one is an example; and no
+    cluster serves MLX, as the preset says."""
+    for snapshot in spelt_out(name, serving={}):
+        runtime = choices.choose_runtime(snapshot)
+        if snapshot.format == "MLX":
+            assert "leave spec.serving out" in snapshot.presets[name].description
+            continue
+        assert isinstance(runtime, choices.ChosenRuntime), runtime
+        named = snapshot.presets[name].runtime_name
+        assert named in (None, runtime.name)
+        assert runtime.name in VALUES["modelRuntimes"] or name.startswith("nvidia-")
+
+
+@PRESETS
+def test_the_page_of_presets_tells_what_the_chart_brings(name: str) -> None:
+    page = REPOSITORY.joinpath("docs/reference/presets.md").read_text()
+    (row,) = re.findall(rf"^\| `{name}`.*$", page, re.MULTILINE)
+    spec = PLAIN.one("Preset", name)["spec"]
+    _, recipe, limit, runtime, sources = (cell.strip() for cell in row.strip("|").split("|"))
+    assert recipe.split(",")[0] == " ".join(
+        spec["quantization"][f] for f in ("format", "precision")
+    )
+    assert limit == str(spec.get("quality", {}).get("maxPerplexityIncreasePercent", "any"))
+    assert runtime.strip("`") in (spec.get("runtimeName", ""), "none serves it")
+    assert all(f"\n{source}. " in page for source in sources.split(", "))
+
+
+def spelt_out(name: str, **spec: Any) -> Iterator[Snapshot]:
+    """What the operator makes of an object that names the Preset and has both texts, in a cluster
+    that has what the chart brings and the example of a runtime for GPUs; one for each precision
+    with Auto."""
+    gpu = yaml.safe_load(EXAMPLES.joinpath("modelruntime-vllm-gpu.yaml").read_text())
+    runtimes = [*PLAIN.of("ModelRuntime"), gpu]
+    model = {
+        "source": {"uri": "hf://owner/name"},
+        "quantization": {"presetName": name, "calibration": {"uri": "s3://texts/calibration.txt"}},
+        "quality": {"evaluation": {"uri": "s3://texts/evaluation.txt"}},
+        **spec,
+    }
+    snapshot = presets.spelt_out(
+        Snapshot(
+            model={},
+            spec=QuantizedModelSpec.model_validate(model),
+            status=QuantizedModelStatus(),
+            settings=Settings("worker"),
+            quantizers=by_name(QuantizerSpec, PLAIN.of("Quantizer")),
+            runtimes=by_name(ModelRuntimeSpec, runtimes),
+            presets=by_name(PresetSpec, PLAIN.of("Preset")),
+        )
+    )
+    assert isinstance(snapshot, Snapshot), snapshot
+    asked = snapshot.spec.quantization.auto
+    for precision in asked.precisions if asked else [snapshot.precision]:
+        offered = choices.offered_precisions(snapshot)
+        assert isinstance(offered, dict), offered
+        yield choices.with_precision(snapshot, precision, offered.get(precision))
+
+
+def by_name(type_: type[T], manifests: list[Object]) -> dict[str, T]:
+    return {each["metadata"]["name"]: type_.model_validate(each["spec"]) for each in manifests}
+
+
 @BOTH
 def test_what_it_brings_of_our_kinds_is_what_the_types_take(rendered: Rendered) -> None:
     kinds = {kind.name: kind for kind in KINDS}
@@ -368,6 +468,7 @@ def test_what_is_off_is_not_there() -> None:
             "podDisruptionBudget": {"enabled": False},
             "quantizers": {name: {"enabled": False} for name in VALUES["quantizers"]},
             "modelRuntimes": {name: {"enabled": False} for name in VALUES["modelRuntimes"]},
+            "presets": {name: {"enabled": False} for name in VALUES["presets"]},
         }
     )
     assert {each["kind"] for each in off.objects} == {"Deployment", "Service"}
@@ -428,6 +529,7 @@ def test_hooks_are_gone_once_they_did_their_work() -> None:
         ({"quantizers": {"llama-cpp": {"spec": {"formats": []}}}}, "'formats' not allowed"),
         ({"modelRuntimes": {"vllm": {"spec": {"drain": {"x": 1}}}}}, "'x' not allowed"),
         ({"modelRuntimes": {"vllm": {"spec": {"image": "a/b"}}}}, "'image' not allowed"),
+        ({"presets": {"mobile": {"spec": {"runtime": "vllm"}}}}, "'runtime' not allowed"),
         ({"store": {"create": True, "spec": {"s3": {"bukket": "a"}}}}, "'bukket' not allowed"),
     ],
 )

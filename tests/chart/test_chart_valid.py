@@ -11,7 +11,7 @@ from e2e.cluster import toolchain
 from e2e.cluster.controlplane import ControlPlane
 from e2e.cluster.paths import REPOSITORY
 from tests.chart.helm import CHART, EVERYTHING, Helm
-from tests.kube import EXAMPLES, Kubectl, Object
+from tests.kube import WHOLE_EXAMPLES, Kubectl, Object
 
 # prometheus-operator's kinds: their CRDs are not part of Kubernetes nor of quantop.
 SKIPPED = "-skip=PodMonitor,PrometheusRule"
@@ -77,7 +77,7 @@ def test_kubeconform(schemas: Path, values: Object) -> None:
 
 
 def test_kubeconform_takes_the_examples(schemas: Path) -> None:
-    manifests = [path.read_text() for path in EXAMPLES.rglob("*.yaml")]
+    manifests = [path.read_text() for path in WHOLE_EXAMPLES]
     others = ("argoproj", "fluxcd", "monitoring.coreos.com")
     ours = [text for text in manifests if not any(other in text for other in others)]
     good, report = kubeconform(schemas, "\n---\n".join(ours))

@@ -252,7 +252,7 @@ def cluster(plane: ControlPlane) -> Iterator[Cluster]:
     cluster.node.start()
     yield cluster
     cluster.node.stop()
-    for kind in ("ModelStore", "Quantizer", "ModelRuntime"):
+    for kind in ("ModelStore", "Quantizer", "ModelRuntime", "Preset"):
         cluster.custom.delete_collection_cluster_custom_object(
             GROUP, VERSION, objects.PLURALS[kind]
         )

@@ -7,6 +7,7 @@ PLURALS = {
     "ModelStore": "modelstores",
     "Quantizer": "quantizers",
     "ModelRuntime": "modelruntimes",
+    "Preset": "presets",
 }
 API_VERSION = "quantop.dev/v1alpha1"
 
@@ -72,6 +73,20 @@ def runtime(name: str = "llama-cpp", **spec: Any) -> dict[str, Any]:
             "probes": {"startup": probe, "readiness": probe, "liveness": probe},
             "metrics": {},
             "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+            **spec,
+        },
+    }
+
+
+def preset(name: str, precision: str = "Q4_K_M", **spec: Any) -> dict[str, Any]:
+    """A Preset of GGUF."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Preset",
+        "metadata": {"name": name},
+        "spec": {
+            "description": "For tests.",
+            "quantization": {"format": "GGUF", "precision": precision},
             **spec,
         },
     }

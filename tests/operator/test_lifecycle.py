@@ -92,6 +92,22 @@ def test_a_running_conversion_of_the_same_artifact_is_waited_for(
     assert len(jobs(cluster, namespace, "convert")) == 1
 
 
+def test_pods_go_to_the_nodes_that_their_runtime_names(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    labels = {"nvidia.com/gpu.family": "hopper"}
+    cluster.apply(objects.runtime("hopper", priority=-1, nodeSelector=labels))
+    for name, serving in ("anywhere", {}), ("placed", {"runtimeName": "hopper"}):
+        cluster.apply(objects.model(namespace, name, serving=serving))
+        cluster.wait_for(namespace, name, "Ready")
+    placed, anywhere = (
+        cluster.apps.read_namespaced_deployment(name, namespace).spec.template.spec.node_selector
+        for name in ("placed", "anywhere")
+    )
+    assert placed == labels
+    assert anywhere is None
+
+
 def test_without_serving_the_artifact_is_the_product(
     cluster: Cluster, operator: Operator, namespace: str
 ) -> None:

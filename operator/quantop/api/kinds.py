@@ -9,6 +9,7 @@ from typing import Literal
 from quantop.api.base import ApiModel, Rule
 from quantop.api.modelruntime import ModelRuntimeSpec
 from quantop.api.modelstore import ModelStoreSpec
+from quantop.api.preset import PresetSpec
 from quantop.api.quantizedmodel import (
     MAX_NAME_LENGTH,
     QuantizedModelSpec,
@@ -78,20 +79,20 @@ QUANTIZED_MODEL = Kind(
         ),
     ),
     columns=(
-        Column("Format", ".spec.quantization.format", "The artifact's format."),
-        Column("Precision", ".spec.quantization.precision", "The artifact's precision."),
+        Column("Preset", ".spec.quantization.presetName", "The Preset, where the spec names one."),
+        Column("Format", ".spec.quantization.format", "The format, where the spec names one."),
+        Column("Precision", ".spec.quantization.precision", "The precision, or Auto, likewise."),
+        Column(
+            "Made",
+            ".status.artifact.precision",
+            "The precision of the artifact published last; with Auto, the chosen one.",
+        ),
         Column(
             "Ready", _ready("status"), "Whether the artifact is verified and, if asked, served."
         ),
         Column("Reason", _ready("reason"), "Why, in a word."),
         Column("Replicas", ".status.readyReplicas", "Pods that answer.", "integer"),
         AGE,
-        Column(
-            "Made",
-            ".status.artifact.precision",
-            "The precision of the artifact published last; with Auto, the chosen one.",
-            wide=True,
-        ),
         Column("Bytes", ".status.artifact.sizeBytes", "The artifact's size.", "integer", wide=True),
         Column("Bits", ".status.artifact.bitsPerWeight", "Bits per weight.", wide=True),
         Column("Perplexity", ".status.quality.perplexity", "The artifact's perplexity.", wide=True),
@@ -151,4 +152,20 @@ MODEL_RUNTIME = Kind(
     ),
 )
 
-KINDS = (QUANTIZED_MODEL, MODEL_STORE, QUANTIZER, MODEL_RUNTIME)
+PRESET = Kind(
+    name="Preset",
+    plural="presets",
+    scope="Cluster",
+    short_names=("qpreset",),
+    description="A recipe with its limits, for a use or for hardware, that QuantizedModels name.",
+    spec=PresetSpec,
+    columns=(
+        Column("Format", ".spec.quantization.format", "The format."),
+        Column("Precision", ".spec.quantization.precision", "The precision, or Auto."),
+        Column("Runtime", ".spec.runtimeName", "The ModelRuntime, where it names one."),
+        AGE,
+        Column("Description", ".spec.description", "For whom, and why.", wide=True),
+    ),
+)
+
+KINDS = (QUANTIZED_MODEL, MODEL_STORE, QUANTIZER, MODEL_RUNTIME, PRESET)

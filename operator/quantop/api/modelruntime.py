@@ -128,6 +128,11 @@ class ModelRuntimeSpec(ApiModel):
     """Size of /dev/shm. Default: the container runtime's."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     """Resources of the engine's container where the model does not say."""
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict, max_length=16
+    )
+    """Labels of the nodes that it runs on, for example of those with a kind of GPU. Default: any
+    that have its resources."""
     progress_deadline_seconds: Annotated[int, Field(ge=30, le=86_400)] = 1800
     """Seconds that a new revision may take to become Ready before that is called a failure."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0

@@ -36,6 +36,13 @@ LIMITS = (
     "maxP99KLDivergence",
 )
 """The limits of ``spec.quality``."""
+AUTO_NEEDS_A_LIMIT = Rule(
+    f"!has(self.quantization.precision) || self.quantization.precision != '{AUTO}' || "
+    f"has(self.quality) && ({' || '.join(f'has(self.quality.{limit})' for limit in LIMITS)})",
+    f"spec.quantization.precision {AUTO} needs a limit that the choice must keep: set "
+    + " or ".join(f"spec.quality.{limit}" for limit in LIMITS),
+)
+"""A rule of what has ``quantization`` and ``quality``."""
 MAX_CANDIDATES = 128
 """Bound of ``status.candidates``; the largest by promise are left out."""
 
@@ -155,26 +162,26 @@ class Auto(ApiModel):
     """Only these are tried. Default: all that the Quantizers for the format list."""
 
 
-class Quantization(ApiModel):
-    """The recipe."""
+class Recipe(ApiModel):
+    """How an artifact is made."""
 
-    rules: ClassVar = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            f"!has(self.auto) || self.precision == '{AUTO}'",
+            f"!has(self.auto) || !has(self.precision) || self.precision == '{AUTO}'",
             f"spec.quantization.auto says how a precision is chosen: set precision to {AUTO}, or "
             "remove it",
         ),
         Rule(
-            f"self.precision != '{AUTO}' || !has(self.method)",
+            f"!has(self.precision) || self.precision != '{AUTO}' || !has(self.method)",
             f"spec.quantization.method is chosen with the precision when that is {AUTO}: remove "
             "it, or name a precision",
         ),
     )
 
-    format: Format
+    format: Format | None = None
     """The artifact's format, one that a Quantizer of the cluster writes, for example GGUF, ONNX or
     CompressedTensors."""
-    precision: Precision
+    precision: Precision | None = None
     """A precision that the Quantizer lists, for example Q4_K_M, INT4 or W4A16; or Auto, for the
     smallest that keeps the limits of spec.quality."""
     auto: Auto | None = None
@@ -183,14 +190,36 @@ class Quantization(ApiModel):
     """A method that the Quantizer lists for the precision. Default: its first."""
     quantizer_name: Name | None = None
     """The Quantizer. Default: the one that writes the format in this precision."""
+
+
+class Quantization(Recipe):
+    """The recipe, given or by a Preset's name."""
+
+    rules: ClassVar = (
+        *Recipe.rules,
+        Rule(
+            "has(self.presetName) || has(self.format) && has(self.precision)",
+            "spec.quantization needs a recipe: set format and precision, or presetName",
+        ),
+        Rule(
+            "!has(self.presetName) || !has(self.format) && !has(self.precision) && "
+            "!has(self.auto) && !has(self.method) && !has(self.quantizerName)",
+            "spec.quantization.presetName names a whole recipe: remove format, precision, auto, "
+            "method and quantizerName, or presetName",
+        ),
+    )
+
+    preset_name: Name | None = None
+    """A Preset, whose recipe and limits are taken, in place of format and precision."""
     calibration: Calibration | None = None
-    """Calibration text, for precisions that need or gain from it."""
+    """Calibration text, for precisions that need or gain from it. Where Auto or a Preset chooses a
+    precision that makes no use of it, it is left aside."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     """Overrides what is estimated from the source's size for the conversion."""
 
 
-class Quality(ApiModel):
-    """How the artifact's quality is measured, and how good it must be."""
+class Limits(ApiModel):
+    """How good an artifact must be."""
 
     rules: ClassVar = (
         Rule(
@@ -201,8 +230,6 @@ class Quality(ApiModel):
         ),
     )
 
-    evaluation: Evaluation
-    """The text that source and artifact are scored on."""
     max_perplexity_increase_percent: Percent | None = None
     """By how much the artifact's perplexity may exceed its source's, in percent; a fraction needs
     quotes. Default: any."""
@@ -214,6 +241,14 @@ class Quality(ApiModel):
     Kullback-Leibler divergence, in nats. Default: any."""
     max_p99_kl_divergence: Annotated[Nats | None, Field(alias="maxP99KLDivergence")] = None
     """The same for the 99th percentile, which tells of rare but large changes. Default: any."""
+
+
+class Quality(Limits):
+    """How the artifact's quality is measured, and how good it must be. A limit that is given here
+    wins over the Preset's."""
+
+    evaluation: Evaluation
+    """The text that source and artifact are scored on."""
     on_failure: OnFailure = OnFailure.BLOCK
     """Block keeps an artifact that exceeds a limit from being rolled out, and the earlier revision
     goes on serving; Warn rolls it out and says so."""
@@ -267,19 +302,12 @@ class Serving(ApiModel):
 class QuantizedModelSpec(ApiModel):
     """What is wanted."""
 
-    rules: ClassVar = (
-        Rule(
-            f"self.quantization.precision != '{AUTO}' || has(self.quality) && "
-            f"({' || '.join(f'has(self.quality.{limit})' for limit in LIMITS)})",
-            f"spec.quantization.precision {AUTO} needs a limit that the choice must keep: set "
-            + " or ".join(f"spec.quality.{limit}" for limit in LIMITS),
-        ),
-    )
+    rules: ClassVar = (AUTO_NEEDS_A_LIMIT,)
 
     source: Source
     """The checkpoint to quantize."""
     quantization: Quantization
-    """The recipe."""
+    """The recipe, given or by a Preset's name."""
     quality: Quality | None = None
     """How the artifact's quality is measured, and how good it must be. Default: only bits per
     weight and coverage."""

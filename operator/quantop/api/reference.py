@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from quantop.api.base import API_VERSION, QUANTITY_PATTERN
 from quantop.api.crds import CATEGORY, Schema, object_schema, structural
-from quantop.api.kinds import KINDS, MODEL_RUNTIME, MODEL_STORE, QUANTIZER, Kind
+from quantop.api.kinds import KINDS, MODEL_RUNTIME, MODEL_STORE, PRESET, QUANTIZER, Kind
 
 _RANGES = (
     ("minLength", "maxLength", " characters"),
@@ -34,7 +34,7 @@ def json_schema(kind: Kind) -> str:
 def values_schema(schema: Schema) -> str:
     """The schema of the chart's values, with the specs in it as the kinds have them. The chart
     itself fills in the image of a toolchain or an engine."""
-    for kind in (QUANTIZER, MODEL_RUNTIME, MODEL_STORE):
+    for kind in (QUANTIZER, MODEL_RUNTIME, MODEL_STORE, PRESET):
         spec = _closed(structural(kind.spec))
         if spec["properties"].pop("image", None):
             spec["required"].remove("image")

@@ -98,6 +98,7 @@ def deployment(
                 initContainers=[_pull(artifact, task, access)],
                 containers=[_engine(name, serving, artifact, runtime)],
                 volumes=_volumes(artifact, runtime),
+                **({"nodeSelector": runtime.node_selector} if runtime.node_selector else {}),
             ),
         },
     }

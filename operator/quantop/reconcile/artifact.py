@@ -142,8 +142,8 @@ def conversion_task(
             hub_endpoint=snapshot.settings.hub_endpoint,
         ),
         recipe=Recipe(
-            format=spec.quantization.format,
-            precision=spec.quantization.precision,
+            format=snapshot.format,
+            precision=snapshot.precision,
             method=quantizer.method.name,
             quantizer=quantizer.name,
             quantizer_image=quantizer.spec.image,

@@ -146,6 +146,7 @@ class Cache:
             stores=self._named("stores"),
             quantizers=self._named("quantizers"),
             runtimes=self._named("runtimes"),
+            presets=self._named("presets"),
             jobs={
                 job["metadata"]["name"]: job
                 for job in self._all("jobs", key, "Job")

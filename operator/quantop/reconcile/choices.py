@@ -44,7 +44,7 @@ def choose_store(snapshot: Snapshot) -> ModelStoreSpec | Problem:
         return Problem(
             Reason.STORE_NOT_FOUND,
             f"spec.storage.storeName is {name!r}, but there is no such ModelStore; "
-            f"{_there_are('ModelStores', snapshot.stores)}. Name one of them, or create it.",
+            f"{there_are('ModelStores', snapshot.stores)}. Name one of them, or create it.",
         )
     allowed = store.allowed_namespaces
     if allowed.from_ is NamespacesFrom.SELECTOR:
@@ -62,19 +62,18 @@ def choose_store(snapshot: Snapshot) -> ModelStoreSpec | Problem:
 
 def choose_quantizer(snapshot: Snapshot) -> ChosenQuantizer | Problem:
     """The Quantizer that the spec names, or the one of highest priority that can do the recipe."""
-    wanted = snapshot.spec.quantization
     writers = _writers(snapshot)
     if isinstance(writers, Problem):
         return writers
     for name, quantizer in writers:
         for precision in quantizer.precisions:
-            if precision.name == wanted.precision:
+            if precision.name == snapshot.precision:
                 return _with_method(snapshot, name, quantizer, precision)
     possible = {p.name for _, q in writers for p in q.precisions}
     return Problem(
         Reason.PRECISION_NOT_SUPPORTED,
-        f"spec.quantization.precision is {wanted.precision!r}, which no Quantizer for "
-        f"{wanted.format} offers here; possible: {_listed(possible)}.",
+        f"spec.quantization.precision is {snapshot.precision!r}, which no Quantizer for "
+        f"{snapshot.format} offers here; possible: {_listed(possible)}.",
     )
 
 
@@ -87,11 +86,13 @@ def offered_precisions(snapshot: Snapshot) -> dict[str, QuantizerPrecision] | Pr
 
 
 def with_precision(snapshot: Snapshot, name: str, precision: QuantizerPrecision | None) -> Snapshot:
-    """The snapshot as if its spec named this precision in place of Auto. Calibration text is for
-    the precisions that make use of it: the others go without."""
+    """The snapshot as if its spec named this precision, which Auto or a Preset stood for.
+    Calibration text is for those that make use of it: the others go without."""
     wanted = snapshot.spec.quantization
     uses = precision and any(
-        m.calibration is not CalibrationNeed.IGNORED for m in precision.methods
+        m.calibration is not CalibrationNeed.IGNORED
+        for m in precision.methods
+        if wanted.method in (None, m.name)
     )
     named = wanted.model_copy(
         update={
@@ -113,15 +114,15 @@ def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
             return Problem(
                 Reason.QUANTIZER_NOT_FOUND,
                 f"spec.quantization.quantizerName is {wanted.quantizer_name!r}, but there is no "
-                f"such Quantizer; {_there_are('Quantizers', snapshot.quantizers)}.",
+                f"such Quantizer; {there_are('Quantizers', snapshot.quantizers)}.",
             )
-    writers = [(name, q) for name, q in candidates if q.format == wanted.format]
+    writers = [(name, q) for name, q in candidates if q.format == snapshot.format]
     if not writers:
         formats = {q.format for _, q in candidates}
         who = "it writes" if wanted.quantizer_name else "the Quantizers of this cluster write"
         return Problem(
             Reason.QUANTIZER_NOT_FOUND,
-            f"spec.quantization.format is {wanted.format!r}, but {who} "
+            f"spec.quantization.format is {snapshot.format!r}, but {who} "
             f"{_listed(formats) or 'nothing: there is none'}.",
         )
     return writers
@@ -133,9 +134,10 @@ def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
     serving = snapshot.spec.serving
     if serving is None:
         return None
-    wanted = snapshot.spec.quantization
     able = {
-        n: r for n, r in snapshot.runtimes.items() if _serves(r, wanted.format, wanted.precision)
+        n: r
+        for n, r in snapshot.runtimes.items()
+        if _serves(r, snapshot.format, snapshot.precision)
     }
     if serving.runtime_name is not None:
         runtime = snapshot.runtimes.get(serving.runtime_name)
@@ -143,21 +145,21 @@ def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
             return Problem(
                 Reason.RUNTIME_NOT_FOUND,
                 f"spec.serving.runtimeName is {serving.runtime_name!r}, but there is no such "
-                f"ModelRuntime; {_there_are('ModelRuntimes', snapshot.runtimes)}.",
+                f"ModelRuntime; {there_are('ModelRuntimes', snapshot.runtimes)}.",
             )
         if serving.runtime_name not in able:
             return Problem(
                 Reason.FORMAT_NOT_SERVED,
                 f"ModelRuntime {serving.runtime_name!r} serves {_served(runtime)}, not "
-                f"{wanted.format} {wanted.precision}; able: {_listed(able) or 'none'}. Change "
+                f"{snapshot.format} {snapshot.precision}; able: {_listed(able) or 'none'}. Change "
                 "spec.serving.runtimeName or spec.quantization.",
             )
         return ChosenRuntime(serving.runtime_name, runtime)
     if not able:
         return Problem(
             Reason.RUNTIME_NOT_FOUND,
-            f"no ModelRuntime of this cluster serves {wanted.format} {wanted.precision}; "
-            f"{_there_are('ModelRuntimes', snapshot.runtimes)}. Install one that does, or remove "
+            f"no ModelRuntime of this cluster serves {snapshot.format} {snapshot.precision}; "
+            f"{there_are('ModelRuntimes', snapshot.runtimes)}. Install one that does, or remove "
             "spec.serving to make the artifact alone.",
         )
     name = min(able, key=lambda n: (-able[n].priority, n))
@@ -217,6 +219,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _there_are(kind: str, names: Iterable[str]) -> str:
+def there_are(kind: str, names: Iterable[str]) -> str:
+    """The objects of a kind that a message lists to choose from."""
     listed = _listed(names)
     return f"there are {kind} {listed}" if listed else f"there are no {kind}"

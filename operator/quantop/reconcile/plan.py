@@ -15,7 +15,7 @@ from quantop.builders.meta import Manifest
 from quantop.conditions import PENDING, State, merge
 from quantop.contract import DeleteTask, digest
 from quantop.reasons import ConditionType, Reason
-from quantop.reconcile import artifact, auto, choices, gate, pods, rollout
+from quantop.reconcile import artifact, auto, choices, gate, pods, presets, rollout
 from quantop.reconcile.artifact import ArtifactStep
 from quantop.reconcile.drift import needs_apply, with_hash
 from quantop.reconcile.rollout import RolloutStep
@@ -56,7 +56,12 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     if snapshot.namespace_terminating:
         # Nothing can be made in it any more, and everything in it is about to be deleted.
         return Plan(snapshot.status)
-    steps = _next(snapshot)
+    spelt_out = presets.spelt_out(snapshot)
+    if isinstance(spelt_out, Problem):
+        steps = _stopped(snapshot, spelt_out)
+    else:
+        snapshot = spelt_out
+        steps = _next(snapshot)
     step, rolled = steps.artifact, steps.rollout
     apply = [m for m in map(with_hash, step.apply) if needs_apply(m, None)] + rolled.apply
     delete = [*step.delete, *rolled.delete, *_superseded_jobs(snapshot, step)]
@@ -71,6 +76,9 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
 def stalled(snapshot: Snapshot, problem: Problem, now: datetime) -> Plan:
     """The plan when something outside planning failed for good, for example because the API
     server refuses a child: what serves is left alone."""
+    spelt_out = presets.spelt_out(snapshot)
+    if not isinstance(spelt_out, Problem):
+        snapshot = spelt_out
     step = ArtifactStep(
         artifact=snapshot.status.artifact,
         quality=snapshot.status.quality,
@@ -80,6 +88,13 @@ def stalled(snapshot: Snapshot, problem: Problem, now: datetime) -> Plan:
     return Plan(_status(snapshot, now, steps))
 
 
+def _stopped(snapshot: Snapshot, problem: Problem) -> Steps:
+    """A Problem before anything was chosen: what is known and what serves is left as it is."""
+    status = snapshot.status
+    unchanged = ArtifactStep(resolution=status.resolution, failure=status.failure)
+    return Steps(unchanged, rollout.as_it_is(snapshot), problem, list(status.candidates))
+
+
 def _next(snapshot: Snapshot) -> Steps:
     """The chain: store, search, quantizer, runtime, artifact, quality, rollout. The first Problem
     ends it, and what serves is left as it is."""
@@ -87,9 +102,9 @@ def _next(snapshot: Snapshot) -> Steps:
     unchanged = ArtifactStep(resolution=status.resolution, failure=status.failure)
     store = choices.choose_store(snapshot)
     if isinstance(store, Problem):
-        return Steps(unchanged, as_it_is, store, list(status.candidates))
+        return _stopped(snapshot, store)
     found = None
-    if snapshot.spec.quantization.precision == AUTO:
+    if snapshot.precision == AUTO:
         found = auto.next_step(snapshot, store)
         if found.chosen is None:
             return Steps(found.step, as_it_is, found.step.problem, found.candidates)
@@ -115,6 +130,8 @@ def _next(snapshot: Snapshot) -> Steps:
 def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelStatus:
     before = snapshot.status
     problem, step, rolled = steps.problem, steps.artifact, steps.rollout
+    if problem is not None:
+        problem = presets.attributed(snapshot, problem)
     published = step.artifact or before.artifact
     made = [c.key for c in steps.candidates if c.key]
     if step.artifact and step.artifact.key not in made:
@@ -191,6 +208,7 @@ def _verified(snapshot: Snapshot, step: ArtifactStep) -> State:
     """Published means that every byte was hashed and the coverage check passed."""
     assert step.artifact is not None
     if fault := gate.check(snapshot.spec.quality, step.quality):
+        fault = presets.attributed(snapshot, fault)
         return State(False, fault.reason, fault.message)
     bits = step.artifact.bits_per_weight
     quality = step.quality

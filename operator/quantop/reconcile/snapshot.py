@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from quantop.api.modelruntime import ModelRuntimeSpec
 from quantop.api.modelstore import ModelStoreSpec
+from quantop.api.preset import PresetSpec
 from quantop.api.quantizedmodel import QuantizedModelSpec, QuantizedModelStatus
 from quantop.api.quantizer import QuantizerSpec
 from quantop.builders.meta import Manifest
@@ -40,6 +41,7 @@ class Snapshot:
     stores: Mapping[str, ModelStoreSpec] = field(default_factory=dict)
     quantizers: Mapping[str, QuantizerSpec] = field(default_factory=dict)
     runtimes: Mapping[str, ModelRuntimeSpec] = field(default_factory=dict)
+    presets: Mapping[str, PresetSpec] = field(default_factory=dict)
     jobs: Mapping[str, Manifest] = field(default_factory=dict)
     pods: tuple[Manifest, ...] = ()
     deployment: Manifest | None = None
@@ -63,6 +65,18 @@ class Snapshot:
     def generation(self) -> int:
         """The generation of the model's spec."""
         return int(self.model["metadata"].get("generation", 0))
+
+    @property
+    def format(self) -> str:
+        """The recipe's format; there is one once a Preset is spelt out."""
+        assert self.spec.quantization.format is not None
+        return self.spec.quantization.format
+
+    @property
+    def precision(self) -> str:
+        """The recipe's precision, or Auto; there is one once a Preset is spelt out."""
+        assert self.spec.quantization.precision is not None
+        return self.spec.quantization.precision
 
     @property
     def finalizers(self) -> list[str]:
