@@ -19,7 +19,7 @@ ALL ?= $(SLOW)
 NODES ?= 1
 
 PROGRAMS := python3 -m e2e.cluster build
-TEST_PROGRAMS := kubernetes etcd s3 helm kubeconform
+TEST_PROGRAMS := kubernetes etcd s3 helm kubeconform prometheus
 ifeq ($(CLUSTER),current)
 INSIDE :=
 REGISTRY ?= ghcr.io

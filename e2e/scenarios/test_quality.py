@@ -6,7 +6,7 @@ from e2e.kubectl import conditions
 from e2e.scenarios.load import steady_load
 from e2e.scenarios.team import Team, quantized_model
 from e2e.scenarios.waiting import until
-from e2e.store import text_uri
+from e2e.store import Store, text_uri
 
 EVALUATION = {"uri": text_uri("evaluation.txt"), "maxTokens": 4096}
 
@@ -56,3 +56,15 @@ def test_a_warning_is_rolled_out_all_the_same(team: Team) -> None:
     assert f"mean divergence is {measured['meanKLDivergence']} nats" in verified["message"]
     assert "maxPerplexityIncreasePercent" not in verified["message"], "that limit is kept"
     assert team.answer(name)
+
+
+def test_the_report_is_a_page_in_the_store(team: Team, store: Store) -> None:
+    name = team.apply(quantized_model("reported", quality={"evaluation": EVALUATION}))
+    status = team.ready(name)["status"]
+    bucket, _, key = status["quality"]["reportURI"].removeprefix("s3://").partition("/")
+    found = store.client().get_object(Bucket=bucket, Key=key)
+    assert found["ContentType"].startswith("text/html")
+    page = found["Body"].read().decode()
+    assert status["artifact"]["manifestDigest"] in page
+    assert status["artifact"]["precision"] in page
+    assert "<svg" in page

@@ -198,8 +198,12 @@ class ArtifactSummary(Message):
     manifest_digest: str
     size_bytes: int
     source_size_bytes: int
+    source_uri: str = ""
+    """Where the source was when the artifact was made; empty from an older worker."""
     recipe: Recipe
     quality: QualityReport | None = None
+    report: str = ""
+    """The page about its quality, relative to ``uri``; empty where no text was given."""
 
 
 class ResolveResult(Message):
@@ -264,4 +268,9 @@ def artifact_key(
 
 def artifact_prefix(store: StoreRef, key: str) -> str:
     """Where an artifact's objects are in the bucket, without a trailing slash."""
-    return f"{store.prefix}/artifacts/{key}" if store.prefix else f"artifacts/{key}"
+    return in_store(store, f"artifacts/{key}")
+
+
+def in_store(store: StoreRef, name: str) -> str:
+    """The key in the bucket of an object of the store."""
+    return f"{store.prefix}/{name}" if store.prefix else name

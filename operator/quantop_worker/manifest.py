@@ -55,6 +55,11 @@ class EvaluationRecord(TextRecord):
     sequence_length: int
     max_tokens: int
 
+    @property
+    def id(self) -> str:
+        """Names the text and how much of it is scored."""
+        return _evaluation_id(self.identity, self.sequence_length, self.max_tokens)
+
 
 class FetchRecord(Message):
     """/work/state/source.json: what fetch fetched."""
@@ -114,16 +119,27 @@ class StoredQuality(Message):
     report: MeasuredQuality
 
 
+class Measurement(Message):
+    """measurements/<source>/<evaluation>/<key>.json: one of all artifacts of a source that were
+    measured alike. It repeats what manifest and quality report say, to be found by a listing."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    recipe: Recipe
+    size_bytes: int
+    report: MeasuredQuality
+
+
 def evaluation_id(task: ConversionTask, identity: str | None) -> str | None:
     """Names a text and how much of it is scored; None when nothing is to be scored."""
     if task.evaluation is None:
         return None
+    return _evaluation_id(identity, task.evaluation.sequence_length, task.evaluation.max_tokens)
+
+
+def _evaluation_id(identity: str | None, sequence_length: int, max_tokens: int) -> str:
     return digest(
-        {
-            "identity": identity,
-            "sequenceLength": task.evaluation.sequence_length,
-            "maxTokens": task.evaluation.max_tokens,
-        }
+        {"identity": identity, "sequenceLength": sequence_length, "maxTokens": max_tokens}
     )
 
 

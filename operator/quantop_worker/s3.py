@@ -179,6 +179,7 @@ class Bucket:
         content: bytes,
         *,
         create_only: bool = False,
+        content_type: str = "binary/octet-stream",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Write an object whole. Raises PreconditionFailedError when it is there and
@@ -190,6 +191,7 @@ class Bucket:
                 Key=key,
                 Body=content,
                 ChecksumSHA256=checksum(content),
+                ContentType=content_type,
                 Metadata=dict(metadata or {}),
                 **condition,  # type: ignore[arg-type]  # the stubs want a literal dictionary
             )

@@ -3,8 +3,9 @@
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from pydantic import ValidationError
 from quantop.contract import (
@@ -14,11 +15,18 @@ from quantop.contract import (
     StoreRef,
     artifact_prefix,
     digest,
+    in_store,
 )
 
 from quantop_worker.digests import FileRecord
 from quantop_worker.errors import RefusedError, TryAgainError
-from quantop_worker.manifest import SCHEMA_VERSION, Manifest, StoredFile, StoredQuality
+from quantop_worker.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    Measurement,
+    StoredFile,
+    StoredQuality,
+)
 from quantop_worker.s3 import Bucket, Place, PreconditionFailedError, store_connection
 
 MANIFEST = "manifest.json"
@@ -29,7 +37,9 @@ DELETION_COUNTS_FOR = timedelta(minutes=15)
 DELETION_ENDS_WITHIN = timedelta(minutes=5)
 """How long a deletion may take before it has to begin again: well within the above."""
 WAIT_SECONDS = 60.0
-DELETERS = 8
+REQUESTS_AT_ONCE = 8
+PEERS = 100
+"""Other artifacts of a source that are read for a report at most."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,8 @@ class Published:
 
     manifest: Manifest
     manifest_digest: str
+    quality: StoredQuality | None = None
+    """What was measured on the text that was asked for."""
 
 
 class Artifact:
@@ -46,6 +58,7 @@ class Artifact:
     def __init__(self, store: StoreRef, key: str, bucket: Bucket | None = None) -> None:
         self.key = key
         self.bucket = bucket or store_bucket(store)
+        self._store = store
         self._prefix = artifact_prefix(store, key)
 
     @property
@@ -113,7 +126,7 @@ class Artifact:
 
     def quality(self, manifest: Manifest, evaluation: str) -> StoredQuality | None:
         """What was measured of exactly these files on an evaluation text."""
-        name = _quality_name(manifest.files_digest, evaluation)
+        name = f"{_quality_name(manifest.files_digest, evaluation)}.json"
         content = self.bucket.get(self.object_key(name), QUALITY_LIMIT_BYTES)
         if content is None:
             return None
@@ -125,13 +138,64 @@ class Artifact:
                 f"{self.uri}/{name} is not a quality report of this version: remove it.",
             ) from error
 
-    def put_quality(self, quality: StoredQuality, evaluation: str) -> None:
+    def put_quality(self, quality: StoredQuality) -> None:
         """Keep a report; the first one stays."""
-        name = _quality_name(quality.files_digest, evaluation)
+        name = f"{_quality_name(quality.files_digest, quality.evaluation.id)}.json"
         try:
             self.bucket.put(self.object_key(name), quality.to_json().encode(), create_only=True)
         except PreconditionFailedError:
             return
+
+    def put_measurement(self, manifest: Manifest, quality: StoredQuality) -> None:
+        """List a measurement among those of the source's other artifacts; again is harmless."""
+        measurement = Measurement(
+            key=self.key,
+            recipe=manifest.recipe,
+            size_bytes=manifest.size_bytes,
+            report=quality.report,
+        )
+        folder = self._measurements(manifest, quality.evaluation.id)
+        self.bucket.put(f"{folder}{self.key}.json", measurement.to_json().encode())
+
+    def peers(self, manifest: Manifest, quality: StoredQuality) -> list[Measurement]:
+        """Measurements of the source's other artifacts on the same text, at most PEERS."""
+        folder = self._measurements(manifest, quality.evaluation.id)
+        own = f"{folder}{self.key}.json"
+        keys = (
+            item.key
+            for item in self.bucket.objects(folder)
+            if item.key != own and item.size <= QUALITY_LIMIT_BYTES
+        )
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            found = pool.map(self._peer, islice(keys, PEERS))
+            return [peer for peer in found if peer is not None]
+
+    def _peer(self, key: str) -> Measurement | None:
+        """None for what is no measurement of this version, or is left of an artifact that is
+        gone: a report does without it."""
+        content = self.bucket.get(key, QUALITY_LIMIT_BYTES)
+        try:
+            peer = Measurement.model_validate_json(content or b"")
+        except ValidationError:
+            return None
+        if not key.endswith(f"/{peer.key}.json"):
+            return None
+        there = Artifact(self._store, peer.key, self.bucket).is_committed()
+        return peer if there else None
+
+    def is_committed(self) -> bool:
+        """Whether there is a manifest."""
+        return self.bucket.head(self.object_key(MANIFEST)) is not None
+
+    def put_page(self, quality: StoredQuality, page: str) -> None:
+        """Write the page about a measurement, over an earlier one."""
+        key = self.object_key(_page_name(quality))
+        self.bucket.put(key, page.encode(), content_type="text/html; charset=utf-8")
+
+    def _measurements(self, manifest: Manifest, evaluation: str = "") -> str:
+        """The folder of a source's measurements, or of those on one text."""
+        folder = in_store(self._store, f"measurements/{manifest.source.digest}/")
+        return f"{folder}{evaluation}/" if evaluation else folder
 
     def refer(self, referrer: Referrer) -> None:
         """Write a reference and wait until no deletion can have overlooked it.
@@ -154,7 +218,8 @@ class Artifact:
         return list(self.sizes("refs/"))
 
     def delete_unless_referred(self, deleter: Referrer) -> bool:
-        """Remove everything, the manifest first, when no reference is left; whether it did.
+        """Remove everything when no reference is left; whether it did. The manifest goes first of
+        what is the artifact's own; before it only what it alone leads to.
 
         Raises TryAgainError ``DeletionSlow`` when it took too long: the next attempt goes on."""
         began = time.monotonic()
@@ -169,40 +234,54 @@ class Artifact:
         if self.references():
             self.bucket.delete(mark)
             return False
+        for key in self._own_measurements():
+            remove(key)
         remove(self.object_key(MANIFEST))
         for key, upload in list(self.bucket.unfinished_uploads(self.object_key(""))):
             self.bucket.abort_upload(key, upload)
         keys = [item.key for item in self.bucket.objects(self.object_key(""))]
-        with ThreadPoolExecutor(DELETERS) as pool:
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             list(pool.map(remove, (key for key in keys if key != mark)))
         self.bucket.delete(mark)
         return True
 
-    def summary(
-        self, published: Published, quality: QualityReport | None = None
-    ) -> ArtifactSummary:
-        """The artifact in short; without ``quality``, only what was counted from its files."""
-        manifest = published.manifest
-        report = quality or QualityReport(protocol="", **manifest.coverage.model_dump())
+    def _own_measurements(self) -> list[str]:
+        try:
+            published = self.read()
+        except RefusedError:
+            # Whatever took the manifest's place leads nowhere; readers skip what is left.
+            return []
+        if published is None:
+            return []
+        end = f"/{self.key}.json"
+        listed = self.bucket.objects(self._measurements(published.manifest))
+        return [item.key for item in listed if item.key.endswith(end)]
+
+    def summary(self, published: Published) -> ArtifactSummary:
+        """The artifact in short; where quality was not asked for, with what was counted from its
+        files."""
+        manifest, quality = published.manifest, published.quality
+        coverage = QualityReport(protocol="", **manifest.coverage.model_dump())
+        report = quality.report if quality else coverage
         return ArtifactSummary(
             key=self.key,
             uri=self.uri,
             manifest_digest=published.manifest_digest,
             size_bytes=manifest.size_bytes,
             source_size_bytes=manifest.source.size_bytes,
+            source_uri=manifest.source.uri,
             recipe=manifest.recipe,
             quality=QualityReport(**report.model_dump(include=set(QualityReport.model_fields))),
+            report=_page_name(quality) if quality else "",
         )
 
-    def complete(self, evaluation: str | None) -> ArtifactSummary | None:
-        """The artifact in short, when it is in the store and was measured as asked."""
+    def complete(self, evaluation: str | None) -> Published | None:
+        """The artifact, when it is in the store and was measured as asked."""
         published = self.find()
-        if published is None:
-            return None
-        if evaluation is None:
-            return self.summary(published)
+        if published is None or evaluation is None:
+            return published
         quality = self.quality(published.manifest, evaluation)
-        return None if quality is None else self.summary(published, quality.report)
+        return None if quality is None else replace(published, quality=quality)
 
     def _deletion_under_way(self) -> bool:
         oldest = datetime.now(UTC) - DELETION_COUNTS_FOR
@@ -247,7 +326,11 @@ def stored_file(record: FileRecord) -> StoredFile:
 
 
 def _quality_name(artifact_files_digest: str, evaluation: str) -> str:
-    return f"quality/{digest({'evaluation': evaluation, 'files': artifact_files_digest})}.json"
+    return f"quality/{digest({'evaluation': evaluation, 'files': artifact_files_digest})}"
+
+
+def _page_name(quality: StoredQuality) -> str:
+    return f"{_quality_name(quality.files_digest, quality.evaluation.id)}.html"
 
 
 def _path(referrer: Referrer) -> str:

@@ -13,7 +13,8 @@ from tests.api.manifests import GOOD, good, put
 from tests.kube import EXAMPLES, WHOLE_EXAMPLES, Kubectl, Object
 
 UNKNOWN = "replicass"
-EXAMPLE_FILES = [path for path in WHOLE_EXAMPLES if path.parent.name != "gitops"]
+OTHERS_KINDS = {EXAMPLES / "gitops", EXAMPLES / "prometheus-rules.yaml"}
+EXAMPLE_FILES = [path for path in WHOLE_EXAMPLES if not {path, path.parent} & OTHERS_KINDS]
 MAPS = {"requests", "limits", "matchLabels", "nodeSelector"}
 
 

@@ -20,7 +20,10 @@ NAMESPACE = "quantop-system"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 EVERYTHING: Object = {
-    "monitoring": {"podMonitors": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "monitoring": {
+        "podMonitors": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRules": {"enabled": True, "labels": {"release": "prometheus"}},
+    },
     "networkPolicies": {
         "enabled": True,
         "namespaces": ["team-a", "team-b"],

@@ -398,6 +398,16 @@ def test_pod_monitors_see_the_operator_and_every_model() -> None:
     assert models["spec"]["selector"]["matchLabels"].items() <= served.items()
     for monitor in (operator, models):
         assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert operator["spec"]["podMetricsEndpoints"][0]["honorLabels"] is True
+
+
+def test_alerts_are_those_of_the_example() -> None:
+    assert not PLAIN.of("PrometheusRule")
+    rule = FULL.one("PrometheusRule", "quantop")
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    example = yaml.safe_load((EXAMPLES / "prometheus-rules.yaml").read_text())
+    assert example["kind"] == "PrometheusRule"
+    assert rule["spec"] == example["spec"]
 
 
 def test_network_policies_are_where_the_pods_are() -> None:

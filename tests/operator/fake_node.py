@@ -201,6 +201,7 @@ def _summary(task: ConversionTask, perplexity: float | None, size_bytes: int) ->
         manifest_digest="0" * 64,
         size_bytes=size_bytes,
         source_size_bytes=SOURCE_BYTES,
+        source_uri=task.source.uri,
         recipe=task.recipe,
         quality=QualityReport(
             protocol="windows-v1",
@@ -217,6 +218,7 @@ def _summary(task: ConversionTask, perplexity: float | None, size_bytes: int) ->
         )
         if task.evaluation
         else None,
+        report="quality/fake.html" if task.evaluation else "",
     )
 
 

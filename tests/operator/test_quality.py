@@ -31,6 +31,8 @@ def test_an_artifact_beyond_its_limit_leaves_the_old_revision_serving(
     cluster.apply(objects.model(namespace, quality=limited()))
     cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
     assert cluster.condition(namespace, "tiny", "Verified")["status"] == "True"
+    status = cluster.model(namespace, "tiny")["status"]
+    assert status["quality"]["reportURI"] == f"{status['artifact']['uri']}/quality/fake.html"
     before = cluster.apps.read_namespaced_deployment("tiny", namespace)
 
     cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q8_0"}})
@@ -117,3 +119,45 @@ def test_what_was_not_measured_is_not_rolled_out(
     cluster.apply(objects.model(namespace, quantization=quantization, quality=limited()))
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityNotMeasured")
     assert cluster.served_precisions(namespace) == set()
+
+
+def test_pods_say_what_they_serve_and_stay_when_only_the_text_changes(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.apply(objects.model(namespace, quality=limited()))
+    cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
+    before = cluster.apps.read_namespaced_deployment("tiny", namespace)
+    template = before.spec.template
+    status = cluster.model(namespace, "tiny")["status"]
+    said = {
+        "QUANTOP_FORMAT": "GGUF",
+        "QUANTOP_PRECISION": "Q4_K_M",
+        "QUANTOP_BITS_PER_WEIGHT": "5.100",
+        "QUANTOP_ARTIFACT_KEY": status["artifact"]["key"],
+        "QUANTOP_SOURCE_URI": objects.source(namespace),
+    }
+    given = {each.name: each.value for each in template.spec.containers[0].env}
+    assert {name: given[name] for name in said} == said
+    assert (
+        template.metadata.annotations.items()
+        >= {
+            "quantop.dev/format": "GGUF",
+            "quantop.dev/precision": "Q4_K_M",
+            "quantop.dev/method": "KQuant",
+            "quantop.dev/bits-per-weight": "5.100",
+            "quantop.dev/artifact-key": status["artifact"]["key"],
+            "quantop.dev/source": objects.source(namespace),
+            "quantop.dev/runtime": "llama-cpp",
+        }.items()
+    )
+
+    cluster.patch(namespace, "tiny", {"quality": {"evaluation": {"uri": "s3://texts/other.txt"}}})
+
+    def resolved_again() -> bool:
+        found = cluster.model(namespace, "tiny")["status"].get("resolution")
+        return found not in (None, status["resolution"])
+
+    cluster.wait("another resolution", resolved_again)
+    cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
+    after = cluster.apps.read_namespaced_deployment("tiny", namespace)
+    assert after.metadata.generation == before.metadata.generation

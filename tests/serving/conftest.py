@@ -61,6 +61,14 @@ class Running:
 
 Serve = Callable[..., Awaitable[Running]]
 
+ARTIFACT = {
+    "format": "ONNX",
+    "precision": "INT4",
+    "bits_per_weight": "5.125",
+    "artifact_key": "k1",
+    "source": "hf://owner/naïve",
+}
+
 
 @asynccontextmanager
 async def running(
@@ -69,9 +77,7 @@ async def running(
     settings = Settings(
         model_dir=Path("/nowhere"),
         model_name="fake-model",
-        precision="INT4",
-        artifact_key="k1",
-        format="ONNX",
+        artifact=ARTIFACT,
         **options,
     )
     metrics = Metrics(settings.model_name)

@@ -8,8 +8,10 @@ from typing import Any
 
 import openai
 import pytest
+from quantop_disclosure import DiscloseArtifact
+from quantop_serving.settings import parse
 
-from tests.serving.conftest import Serve
+from tests.serving.conftest import ARTIFACT, Serve
 from tests.serving.fake_engine import FakeEngine
 
 MODEL = "fake-model"
@@ -21,9 +23,63 @@ async def test_models_disclose_what_is_served(serve: Serve) -> None:
     models = [model async for model in server.openai.models.list()]
     assert [model.id for model in models] == [MODEL]
     card = models[0].model_dump()
-    assert card["metadata"] == {"format": "ONNX", "precision": "INT4", "artifact_key": "k1"}
+    assert card["metadata"] == ARTIFACT
     assert card["max_model_len"] == 64
     assert (await server.openai.models.retrieve(MODEL)).id == MODEL
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/models", 200),
+        ("GET", "/v1/models/other", 404),
+        ("POST", "/v1/completions", 400),
+        ("GET", "/nowhere", 404),
+    ],
+)
+async def test_every_answer_says_what_is_served(
+    serve: Serve, method: str, path: str, status: int
+) -> None:
+    server = await serve()
+    answer = await server.http.request(method, path)
+    assert answer.status_code == status
+    said = {key: value for key, value in answer.headers.items() if key.startswith("x-quantop-")}
+    assert said == {
+        "x-quantop-format": "ONNX",
+        "x-quantop-precision": "INT4",
+        "x-quantop-bits-per-weight": "5.125",
+        "x-quantop-artifact-key": "k1",
+    }, "and nothing that a header cannot hold"
+
+
+async def test_a_stream_says_what_is_served(serve: Serve) -> None:
+    server = await serve()
+    body = {"model": MODEL, "prompt": "a", "stream": True}
+    async with server.http.stream("POST", "/v1/completions", json=body) as answer:
+        assert answer.headers["x-quantop-precision"] == "INT4"
+
+
+def test_what_the_operator_leaves_open_is_not_disclosed() -> None:
+    environment = {"MODEL_DIR": "/m", "MODEL_NAME": "m", "QUANTOP_PRECISION": "INT4"}
+    settings = parse([], environment | {"QUANTOP_BITS_PER_WEIGHT": ""})
+    assert settings.artifact == {"precision": "INT4"}
+
+
+async def test_an_engine_of_its_own_takes_the_middleware_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As vLLM does: without arguments."""
+    monkeypatch.setenv("QUANTOP_PRECISION", "W4A16")
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await DiscloseArtifact(app)({"type": "http"}, None, send)  # type: ignore[arg-type]
+    assert sent[0]["headers"] == [(b"a", b"b"), (b"x-quantop-precision", b"W4A16")]
 
 
 async def test_completion(serve: Serve) -> None:
@@ -267,7 +323,8 @@ async def test_inference_protocol_health(serve: Serve) -> None:
     described = (await server.http.get(f"/v2/models/{MODEL}")).json()
     assert described["platform"] == "fake"
     assert described["versions"] == ["k1"]
-    assert described["parameters"] == {"format": "ONNX", "precision": "INT4"}
+    assert described["parameters"] == ARTIFACT
+    assert described["versions"] == ["k1"]
 
 
 async def test_a_server_that_loads_is_alive_but_not_ready(serve: Serve) -> None:

@@ -21,7 +21,17 @@ from quantop.api.quantizedmodel import Format, Precision
 Path = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^/")]
 
 
-CONTRACT_VARIABLES = ("MODEL_DIR", "MODEL_NAME", "PORT", "CPU_LIMIT")
+CONTRACT_VARIABLES = (
+    "MODEL_DIR",
+    "MODEL_NAME",
+    "PORT",
+    "CPU_LIMIT",
+    "QUANTOP_FORMAT",
+    "QUANTOP_PRECISION",
+    "QUANTOP_BITS_PER_WEIGHT",
+    "QUANTOP_ARTIFACT_KEY",
+    "QUANTOP_SOURCE_URI",
+)
 """The environment that every engine is given."""
 
 
@@ -101,7 +111,9 @@ class ModelRuntimeSpec(ApiModel):
     command: Annotated[list[Argument], Field(max_length=64)] = Field(default_factory=list)
     """The container's command. Default: the image's."""
     args: Annotated[list[Argument], Field(max_length=128)] = Field(default_factory=list)
-    """The container's arguments; $(MODEL_DIR), $(MODEL_NAME), $(PORT), $(CPU_LIMIT) are given."""
+    """The container's arguments; $(MODEL_DIR), $(MODEL_NAME), $(PORT) and $(CPU_LIMIT) are given,
+    and of the artifact $(QUANTOP_FORMAT), $(QUANTOP_PRECISION), $(QUANTOP_BITS_PER_WEIGHT),
+    $(QUANTOP_ARTIFACT_KEY) and $(QUANTOP_SOURCE_URI)."""
     env: Annotated[list[EnvVar], Field(max_length=64)] = Field(
         default_factory=list, json_schema_extra=map_list("name")
     )

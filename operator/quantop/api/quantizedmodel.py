@@ -380,6 +380,8 @@ class Artifact(ApiModel):
     """Size of its files."""
     source_size_bytes: Count
     """Size of the source's files."""
+    source_uri: Annotated[str | None, Field(max_length=1024, alias="sourceURI")] = None
+    """Where the source was when it was made; another name may hold the same since."""
     bits_per_weight: Decimal | None = None
     """Size of the weights in bits over their number, counted from the artifact."""
     format: Annotated[str, Field(max_length=32)]
@@ -431,6 +433,9 @@ class QualityStatus(ApiModel):
     """How many texts were embedded or classified."""
     tokens: Count = 0
     """How many tokens were scored."""
+    report_uri: Annotated[str | None, Field(max_length=2048, alias="reportURI")] = None
+    """The whole report, a page in the store: how each number was obtained, and the source's other
+    artifacts beside this one."""
 
 
 class Endpoint(ApiModel):

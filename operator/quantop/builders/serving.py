@@ -50,14 +50,17 @@ def deployment(
         meta.KEY_LABEL: meta.short_key(artifact.key),
         meta.PRECISION_LABEL: artifact.precision,
     }
-    annotations = {
+    # Only what the artifact's key decides: anything else would replace pods when it changes.
+    described = {
         meta.KEY_ANNOTATION: artifact.key,
         "quantop.dev/format": artifact.format,
         "quantop.dev/precision": artifact.precision,
+        "quantop.dev/method": artifact.method,
+        "quantop.dev/bits-per-weight": artifact.bits_per_weight,
+        "quantop.dev/source": artifact.source_uri,
         "quantop.dev/runtime": runtime_name,
     }
-    if artifact.bits_per_weight:
-        annotations["quantop.dev/bits-per-weight"] = artifact.bits_per_weight
+    annotations = {key: value for key, value in described.items() if value}
     if runtime.metrics:
         annotations |= {
             "prometheus.io/scrape": "true",
@@ -187,9 +190,11 @@ def _engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRunti
         "PORT": str(runtime.port),
         "CPU_LIMIT": cores,
         "OMP_NUM_THREADS": cores,
-        "QUANTOP_ARTIFACT_KEY": artifact.key,
         "QUANTOP_FORMAT": artifact.format,
         "QUANTOP_PRECISION": artifact.precision,
+        "QUANTOP_BITS_PER_WEIGHT": artifact.bits_per_weight or "",
+        "QUANTOP_ARTIFACT_KEY": artifact.key,
+        "QUANTOP_SOURCE_URI": artifact.source_uri or "",
     }
     given = {e.name: e.value for e in runtime.env}
     mounts = [

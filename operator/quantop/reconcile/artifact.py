@@ -204,7 +204,7 @@ def _resolve(
             )
         return ArtifactStep(
             artifact_status(answer.published),
-            quality_status(answer.published.quality),
+            quality_status(answer.published.quality, report_uri(answer.published)),
             resolution,
         )
     return _unfinished(job, mine, inputs, Reason.RESOLVING, "Asking what the source is")
@@ -276,7 +276,7 @@ def _convert(
             return _failed(inputs, _unreadable(Stage.PUBLISH, error), [job])
         return ArtifactStep(
             artifact_status(answer.published),
-            quality_status(answer.published.quality),
+            quality_status(answer.published.quality, report_uri(answer.published)),
             resolution.model_copy(update={"state": ArtifactState.PUBLISHED, "awaited_job": ""}),
         )
     step = _unfinished(job, mine, inputs, Reason.CONVERTING, "Converting")
@@ -364,6 +364,7 @@ def artifact_status(summary: ArtifactSummary) -> Artifact:
         uri=summary.uri,
         size_bytes=summary.size_bytes,
         source_size_bytes=summary.source_size_bytes,
+        source_uri=summary.source_uri or None,
         bits_per_weight=decimal(summary.quality.bits_per_weight) if summary.quality else None,
         format=summary.recipe.format,
         precision=summary.recipe.precision,
@@ -374,7 +375,14 @@ def artifact_status(summary: ArtifactSummary) -> Artifact:
     )
 
 
-def quality_status(report: QualityReport | None) -> QualityStatus | None:
+def report_uri(summary: ArtifactSummary) -> str | None:
+    """Where the page about a published artifact's quality is, if there is one."""
+    return f"{summary.uri}/{summary.report}" if summary.report else None
+
+
+def quality_status(
+    report: QualityReport | None, report_uri: str | None = None
+) -> QualityStatus | None:
     """What was measured, as the status shows it."""
     if report is None:
         return None
@@ -398,6 +406,7 @@ def quality_status(report: QualityReport | None) -> QualityStatus | None:
         accuracy_percent=decimal(report.accuracy_percent),
         texts=report.texts,
         tokens=report.tokens,
+        report_uri=report_uri,
     )
 
 

@@ -42,7 +42,7 @@ def run(task: ConversionTask, progress: Progress) -> FetchResult:
     texts = open_texts(task)
     complete = artifact.complete(evaluation_id(task, texts.evaluation_identity))
     if complete is not None:
-        write_whole(workspace.published_file, complete.to_json())
+        write_whole(workspace.published_file, artifact.summary(complete).to_json())
         return FetchResult(already_published=True)
     source = _fetch_source(task, task.source_identity, workspace, progress)
     record = FetchRecord(

@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from quantop_worker.manifest import (
     StoredFile,
     StoredQuality,
     check_same_source,
-    evaluation_id,
     manifest_for,
     measured_quality,
 )
 from quantop_worker.progress import Progress
 from quantop_worker.provenance import FILE_NAME, statement
+from quantop_worker.report import write_report
 from quantop_worker.store import Artifact, Published, stored_file
 from quantop_worker.transfer import Upload, upload
 from quantop_worker.workspace import Workspace, read_json, write_whole
@@ -128,8 +128,7 @@ class Publication:
         )
 
     def _put_quality(self) -> None:
-        evaluation = self._evaluation
-        if evaluation is None or self.fetched.evaluation is None:
+        if self.fetched.evaluation is None:
             return
         quality = StoredQuality(
             key=self.artifact.key,
@@ -137,12 +136,7 @@ class Publication:
             evaluation=self.fetched.evaluation,
             report=self.report,
         )
-        self.artifact.put_quality(quality, evaluation)
-
-    @property
-    def _evaluation(self) -> str | None:
-        text = self.fetched.evaluation
-        return evaluation_id(self.task, text.identity if text else None)
+        self.artifact.put_quality(quality)
 
     def _complete_files(self, manifest: Manifest) -> None:
         """Give the winner's manifest any file of ours that the store has lost."""
@@ -159,19 +153,22 @@ class Publication:
             )
 
     def _summary(self, published: Published) -> ArtifactSummary:
-        evaluation = self._evaluation
-        if evaluation is None:
+        text = self.fetched.evaluation
+        if text is None:
             return self.artifact.summary(published)
         if published.manifest.files_digest == files_digest(self.files):
             self._put_quality()
-        quality = self.artifact.quality(published.manifest, evaluation)
+        # The first report stays, so it may be another's than ours.
+        quality = self.artifact.quality(published.manifest, text.id)
         if quality is None:
             raise TryAgainError(
                 "PublishedByAnother",
                 f"Another conversion published {self.artifact.uri} first, with other bytes than "
                 f"were measured here; the next attempt measures those.",
             )
-        return self.artifact.summary(published, quality.report)
+        measured = replace(published, quality=quality)
+        write_report(self.artifact, measured)
+        return self.artifact.summary(measured)
 
 
 def artifact_files(folder: Path) -> dict[str, Path]:

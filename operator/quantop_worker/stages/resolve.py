@@ -5,6 +5,7 @@ from quantop.contract import ArtifactSummary, ConversionTask, ResolveResult, art
 from quantop_worker.checkpoint import inspect
 from quantop_worker.manifest import evaluation_id
 from quantop_worker.progress import Progress
+from quantop_worker.report import write_report
 from quantop_worker.sources import open_source
 from quantop_worker.store import Artifact, store_bucket
 from quantop_worker.texts import open_texts
@@ -42,4 +43,7 @@ def _referred(
     published = artifact.complete(evaluation)
     if published is None:
         artifact.forget(task.referrer)
-    return published
+        return None
+    # Written anew: by now other artifacts of the source may have been measured.
+    write_report(artifact, published)
+    return artifact.summary(published)

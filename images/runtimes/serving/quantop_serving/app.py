@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from quantop_disclosure import DiscloseArtifact
 from quantop_drain import CloseWhenDraining
 from starlette.exceptions import HTTPException
 
@@ -56,6 +57,7 @@ def create_app(
     app = FastAPI(title="quantop_serving", version=__version__, lifespan=lifespan)
     app.add_middleware(BodyLimit, limit=service.settings.max_body_bytes)
     app.add_middleware(CloseWhenDraining)
+    app.add_middleware(DiscloseArtifact, artifact=service.settings.artifact)
     _add_error_shapes(app, metrics)
     _add_model_routes(app, service)
     if isinstance(service, TextService):
@@ -106,11 +108,7 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
             "created": loaded.since if loaded else 0,
             "owned_by": "quantop",
             "max_model_len": loaded.context_length if loaded else None,
-            "metadata": {
-                "format": settings.format,
-                "precision": settings.precision,
-                "artifact_key": settings.artifact_key,
-            },
+            "metadata": dict(settings.artifact),
         }
 
     @app.get("/v1/models")
@@ -182,11 +180,11 @@ def _add_inference_protocol_routes(app: FastAPI, service: Service, drain: Drain)
         inputs, outputs = service.tensors()
         return {
             "name": settings.model_name,
-            "versions": [settings.artifact_key] if settings.artifact_key else [],
+            "versions": [key] if (key := settings.artifact.get("artifact_key")) else [],
             "platform": service.loaded.platform if service.loaded else "",
             "inputs": inputs,
             "outputs": outputs,
-            "parameters": {"format": settings.format, "precision": settings.precision},
+            "parameters": dict(settings.artifact),
         }
 
     @app.get("/v2/models/{name}/ready")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from quantop_disclosure import disclosed
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,8 @@ class Settings:
     """After SIGTERM, go on accepting for so long: proxies learn late that a pod is gone."""
     drain_timeout: float = 300.0
     """After SIGTERM, end what still runs after so long."""
-    precision: str = ""
-    artifact_key: str = ""
-    format: str = ""
+    artifact: Mapping[str, str] = field(default_factory=dict)
+    """What is disclosed of the artifact, by the names of `quantop_disclosure`."""
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -68,8 +69,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     options = vars(parser.parse_args(arguments))
     return Settings(
         model_dir=Path(options.pop("model_dir")),
-        precision=environment.get("QUANTOP_PRECISION", ""),
-        artifact_key=environment.get("QUANTOP_ARTIFACT_KEY", ""),
-        format=environment.get("QUANTOP_FORMAT", ""),
+        artifact=disclosed(environment),
         **options,
     )

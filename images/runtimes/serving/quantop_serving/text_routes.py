@@ -81,7 +81,7 @@ def add_text_routes(app: FastAPI, service: TextService) -> None:
         metrics.request_ended("/v2/models/{name}/infer", 200, "stop")
         return {
             "model_name": settings.model_name,
-            "model_version": settings.artifact_key,
+            "model_version": settings.artifact.get("artifact_key", ""),
             **({"id": request.id} if request.id is not None else {}),
             "outputs": [
                 {

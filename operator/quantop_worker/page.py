@@ -1,0 +1,431 @@
+"""The page about an artifact's quality: pure, and all on one page without scripts or links.
+
+Names, addresses and figures come from checkpoints, specs and other people's objects: none is
+trusted, all are escaped. What goes into a command is quoted for the shell, too.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from quantop.contract import Recipe
+
+from quantop_worker.manifest import (
+    CalibrationRecord,
+    EvaluationRecord,
+    Manifest,
+    MeasuredQuality,
+    Measurement,
+    SourceRecord,
+    StoredQuality,
+)
+from quantop_worker.markup import Markup, element, join
+from quantop_worker.plot import Point, plot, size_text
+from quantop_worker.store import Published
+
+WINDOWS_V1 = "windows-v1"
+STEPS = (
+    "The text is tokenized with the source's own tokenizer, without special tokens, after the "
+    "beginning-of-text token.",
+    "The ids, at most as many as are asked for, are cut into consecutive windows of equal length "
+    "that do not overlap; a last partial window is left out.",
+    "Each window is scored alone: every position from the second on is predicted from all before "
+    "it in the window.",
+    "The source is scored in 32-bit floating point, the artifact by its own engine, at the same "
+    "positions.",
+)
+PERPLEXITY = (
+    "e to the power of the mean negative log likelihood of the token that follows, over all "
+    "scored positions"
+)
+INCREASE = (
+    "perplexity of the artifact over that of the source, less 1; the interval holds it with 95 % "
+    "confidence: 1.96 standard errors of the mean difference of the log likelihoods, position by "
+    "position"
+)
+DIVERGENCE = (
+    "Kullback-Leibler divergence of the artifact's distribution of the next token from the "
+    "source's, over the vocabulary: the sum of p times (ln p less ln q)"
+)
+AGREEMENT = "share of the positions at which both think the same token most likely"
+BITS = (
+    "bits of all tensors, scales and zero points counted, over the number of weights; counted from "
+    "the artifact's own files"
+)
+HEAD = Markup(
+    """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<style>
+:root { color-scheme: light dark; --this: #0b62c4; --faint: #8885; }
+@media (prefers-color-scheme: dark) { :root { --this: #6db3ff; } }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { background: Canvas; color: CanvasText; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin-top: 2.5rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { border-bottom: 1px solid var(--faint); padding: .3rem 1rem .3rem 0; text-align: left;
+  vertical-align: top; }
+td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+tr.this { font-weight: bold; color: var(--this); }
+code { overflow-wrap: anywhere; }
+pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--faint); }
+svg { width: 100%; height: auto; }
+svg text { fill: currentColor; font-size: 12px; }
+svg .grid { stroke: var(--faint); }
+svg circle { stroke: currentColor; fill: none; stroke-width: 1.5; }
+svg .this circle { stroke: none; fill: var(--this); }
+svg .this text { fill: var(--this); font-weight: bold; }
+</style>
+"""
+)
+
+
+def page(uri: str, published: Published, peers: Sequence[Measurement], written: str) -> str:
+    """The whole page.
+
+    Args:
+        uri: where the artifact is in the store.
+        published: the artifact, with its quality.
+        peers: the source's other artifacts that were measured on the same text.
+        written: the time, for people.
+    """
+    manifest, quality = published.manifest, published.quality
+    assert quality is not None
+    title = f"{manifest.recipe.format} {manifest.recipe.precision} of {manifest.source.uri}"
+    own = Measurement(
+        key=manifest.key,
+        recipe=manifest.recipe,
+        size_bytes=manifest.size_bytes,
+        report=quality.report,
+    )
+    body = element(
+        "body",
+        element("h1", title),
+        _figures(manifest, quality.report),
+        _comparison(own, peers),
+        _measured(quality.report, quality.evaluation),
+        _made(uri, published),
+        _commands(uri, manifest, quality),
+        element("p", f"Written by quantop at {written}."),
+    )
+    return join(HEAD, element("title", title), Markup("\n</head>\n"), body, Markup("\n</html>\n"))
+
+
+def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
+    """What it cost and what it saves, and how each number came about."""
+    low, high = report.increase_percent_low, report.increase_percent_high
+    interval = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+    rows: list[tuple[str, ...]] = [
+        (
+            "size",
+            size_text(manifest.source.size_bytes),
+            f"{size_text(manifest.size_bytes)}, {_share(manifest)}",
+            "bytes of all files that are read of the source, and of all that the artifact has",
+        ),
+        ("bits per weight", "", f"{report.bits_per_weight:.3f}", BITS),
+        (
+            "quantized layers",
+            "",
+            f"{report.quantized_layers} of {report.total_layers}",
+            f"counted the same way, as are the {report.parameters} weights",
+        ),
+        (
+            "perplexity",
+            _number(report.baseline_perplexity, 4),
+            _number(report.perplexity, 4),
+            PERPLEXITY,
+        ),
+        ("perplexity's increase, %", "", _signed(_increase(report)) + interval, INCREASE),
+        ("mean KL divergence, nats", "", _number(report.mean_kl_divergence, 6), DIVERGENCE),
+        (
+            "99th percentile of it",
+            "",
+            _number(report.p99_kl_divergence, 6),
+            "one position in a hundred diverges by more",
+        ),
+        (
+            "top token agreement, %",
+            "",
+            _number(report.top_token_agreement_percent, 3),
+            AGREEMENT,
+        ),
+        ("scored positions", "", str(report.tokens), "tokens that were predicted"),
+    ]
+    if report.protocol != WINDOWS_V1:
+        rows = [(*figures, "as its protocol defines it") for *figures, _ in rows]
+    return join(
+        element("h2", "Figures"),
+        _table(("", "source", "artifact", "how it is obtained"), rows, numbers=(1, 2)),
+    )
+
+
+def _comparison(own: Measurement, peers: Sequence[Measurement]) -> Markup:
+    """This artifact among the source's others."""
+    measurements = sorted([own, *peers], key=lambda each: (each.size_bytes, each.key))
+    points = [
+        Point(each.recipe.precision, each.size_bytes, divergence, each.key == own.key)
+        for each in measurements
+        if (divergence := each.report.mean_kl_divergence) is not None
+        and math.isfinite(divergence)
+        and divergence >= 0
+    ]
+    rows = [
+        element(
+            "tr",
+            *_cells(
+                (
+                    f"{each.recipe.format} {each.recipe.precision}",
+                    each.recipe.method,
+                    size_text(each.size_bytes),
+                    f"{each.report.bits_per_weight:.3f}",
+                    _signed(_increase(each.report)),
+                    _number(each.report.mean_kl_divergence, 6),
+                    _number(each.report.top_token_agreement_percent, 3),
+                    each.key[:16],
+                ),
+                numbers=(2, 3, 4, 5, 6),
+            ),
+            class_="this" if each.key == own.key else "other",
+        )
+        for each in measurements
+    ]
+    heads = (
+        "artifact",
+        "method",
+        "size",
+        "bits per weight",
+        "perplexity's increase, %",
+        "mean KL divergence",
+        "top token agreement, %",
+        "key",
+    )
+    return join(
+        element("h2", "Size against quality"),
+        element(
+            "p",
+            "All artifacts of this source that the store had when this page was written and that "
+            "were measured on the same text; this one is marked. The limits of spec.quality belong "
+            "to each QuantizedModel: its status says which of these it may serve.",
+        ),
+        plot(points) if points else element("p", "No divergence was measured: nothing to draw."),
+        _table_of(heads, rows),
+    )
+
+
+def _measured(report: MeasuredQuality, text: EvaluationRecord) -> Markup:
+    steps = (
+        element("ol", *(element("li", step) for step in STEPS))
+        if report.protocol == WINDOWS_V1
+        else element("p", "The Quantizer's image follows a protocol of its own.")
+    )
+    rows = [
+        ("protocol", report.protocol),
+        ("text", text.uri),
+        ("its identity", text.identity),
+        ("its sha256", text.sha256),
+        ("its size", f"{text.size} bytes"),
+        ("window", f"{text.sequence_length} tokens"),
+        ("at most", f"{text.max_tokens} tokens"),
+        ("measured by", _tool(report)),
+    ]
+    return join(element("h2", "How it was measured"), steps, _facts(rows))
+
+
+def _made(uri: str, published: Published) -> Markup:
+    manifest = published.manifest
+    recipe, source, text = manifest.recipe, manifest.source, manifest.calibration
+    rows = [
+        ("source", source.uri),
+        ("revision", source.revision or "none"),
+        ("identity", source.identity),
+        ("digest of its files", source.digest),
+        ("architecture", source.architecture),
+        ("format", recipe.format),
+        ("precision", recipe.precision),
+        ("method", recipe.method),
+        ("Quantizer", recipe.quantizer),
+        ("its image", recipe.quantizer_image),
+        ("made by", " ".join((manifest.tool.name, manifest.tool.version))),
+        ("calibration", _calibration(text) if text else "none"),
+        ("artifact", uri),
+        ("digest of its files", manifest.files_digest),
+        ("sha256 of manifest.json", published.manifest_digest),
+        ("provenance", f"{uri}/{manifest.provenance.object}"),
+    ]
+    return join(element("h2", "What it was made of"), _facts(rows))
+
+
+def _commands(uri: str, manifest: Manifest, quality: StoredQuality) -> Markup:
+    return join(
+        element("h2", "To repeat it"),
+        element(
+            "p",
+            "Make and measure it anew. A store that has the artifact answers with it: name another "
+            "ModelStore in spec.storage.storeName.",
+        ),
+        element("pre", element("code", apply_command(manifest, quality.evaluation))),
+        element(
+            "p",
+            "Measure this artifact again, by the evaluate stage of its Quantizer alone. The tools "
+            "need credentials for the store, and its endpoint (AWS_ENDPOINT_URL).",
+        ),
+        element("pre", element("code", evaluate_commands(uri, manifest, quality.evaluation))),
+    )
+
+
+def apply_command(manifest: Manifest, text: EvaluationRecord) -> str:
+    """A shell command that asks for the same recipe and measurement."""
+    source, recipe = manifest.source, manifest.recipe
+    spec: dict[str, Any] = {
+        "source": {"uri": source.uri} | ({"revision": source.revision} if source.revision else {}),
+        "quantization": {
+            "format": recipe.format,
+            "precision": recipe.precision,
+            **({"method": recipe.method} if recipe.method else {}),
+            "quantizerName": recipe.quantizer,
+        },
+        "quality": {
+            "evaluation": {
+                "uri": text.uri,
+                "sequenceLength": text.sequence_length,
+                "maxTokens": text.max_tokens,
+            }
+        },
+    }
+    if manifest.calibration:
+        spec["quantization"]["calibration"] = {
+            "uri": manifest.calibration.uri,
+            "samples": manifest.calibration.samples,
+            "sequenceLength": manifest.calibration.sequence_length,
+        }
+    document = {
+        "apiVersion": "quantop.dev/v1alpha1",
+        "kind": "QuantizedModel",
+        "metadata": {"name": f"repeat-{manifest.key[:16]}"},
+        "spec": spec,
+    }
+    # JSON has no line break within a string, so that none can end the document early.
+    return f"kubectl apply -f - <<'EOF'\n{json.dumps(document, indent=2)}\nEOF"
+
+
+def evaluate_commands(uri: str, manifest: Manifest, text: EvaluationRecord) -> str:
+    """Shell commands that run the evaluate stage as the adapter contract says."""
+    recipe = manifest.recipe
+    lines = [
+        "mkdir -p work/source work/inputs work/state",
+        *_source_commands(manifest.source),
+        *_text_commands(text),
+        *(
+            _command("aws", "s3", "cp", f"{uri}/{file.object}", f"work/artifact/{file.path}")
+            for file in manifest.files
+        ),
+        "chmod -R a+rwX work",
+        f"COMMAND=$({_command('kubectl', 'get', 'quantizer', recipe.quantizer)} "
+        "-o jsonpath='{.spec.command[*]}')",
+        "podman run --rm --network=none --read-only --tmpfs=/tmp --user=10001:10001 \\",
+        '  --volume="$PWD/work:/work" \\',
+        *(f"  {_command(f'--env={name}={value}')} \\" for name, value in _variables(recipe, text)),
+        f"  {_command(recipe.quantizer_image)} $COMMAND evaluate",
+        "cat work/state/quality.json",
+    ]
+    return "\n".join(lines)
+
+
+def _source_commands(source: SourceRecord) -> list[str]:
+    scheme, _, place = source.uri.partition("://")
+    if scheme == "hf":
+        at = ("--revision", source.revision) if source.revision else ()
+        return [_command("hf", "download", place, *at, "--local-dir", "work/source")]
+    if scheme == "s3":
+        return [_command("aws", "s3", "cp", "--recursive", source.uri, "work/source")]
+    return ["# Copy the source's files into work/source."]
+
+
+def _text_commands(text: EvaluationRecord) -> list[str]:
+    if text.uri.startswith("s3://"):
+        return [_command("aws", "s3", "cp", text.uri, "work/inputs/evaluation")]
+    return ["# Copy the evaluation text to work/inputs/evaluation."]
+
+
+def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, str | int]]:
+    return (
+        ("HOME", "/tmp"),
+        ("MODEL_NAME", "repeat"),
+        ("FORMAT", recipe.format),
+        ("PRECISION", recipe.precision),
+        ("METHOD", recipe.method),
+        ("WORK_DIR", "/work"),
+        ("SOURCE_DIR", "/work/source"),
+        ("ARTIFACT_DIR", "/work/artifact"),
+        ("QUALITY_FILE", "/work/state/quality.json"),
+        ("EVALUATION_FILE", "/work/inputs/evaluation"),
+        ("EVALUATION_SEQUENCE_LENGTH", text.sequence_length),
+        ("EVALUATION_MAX_TOKENS", text.max_tokens),
+    )
+
+
+def _command(*words: str) -> str:
+    return shlex.join(words)
+
+
+def _increase(report: MeasuredQuality) -> float | None:
+    if report.perplexity is None or not report.baseline_perplexity:
+        return None
+    return (report.perplexity / report.baseline_perplexity - 1) * 100
+
+
+def _share(manifest: Manifest) -> str:
+    return f"{100 * manifest.size_bytes / max(1, manifest.source.size_bytes):.1f} % of it"
+
+
+def _tool(report: MeasuredQuality) -> str:
+    return f"{report.tool.name} {report.tool.version}".strip() or "unknown"
+
+
+def _calibration(text: CalibrationRecord) -> str:
+    return (
+        f"{text.uri}, sha256 {text.sha256}: {text.samples} sequences of {text.sequence_length} "
+        "tokens"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "not measured" if value is None else f"{value:.{digits}f}"
+
+
+def _signed(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:+.3f}"
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> Markup:
+    return element(
+        "table",
+        *(
+            element("tr", element("th", what), element("td", element("code", said)))
+            for what, said in rows
+            if said.strip()
+        ),
+    )
+
+
+def _table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
+) -> Markup:
+    return _table_of(heads, [element("tr", *_cells(row, numbers)) for row in rows])
+
+
+def _table_of(heads: Sequence[str], rows: Sequence[Markup]) -> Markup:
+    return element("table", element("tr", *(element("th", head) for head in heads)), *rows)
+
+
+def _cells(row: Sequence[str], numbers: Sequence[int]) -> list[Markup]:
+    return [
+        element("td", text, **({"class_": "number"} if index in numbers else {}))
+        for index, text in enumerate(row)
+    ]
