@@ -157,6 +157,17 @@ def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
         ),
         ("scored positions", "", str(report.tokens), "tokens that were predicted"),
     ]
+    others = (
+        ("mean cosine similarity", None, report.mean_cosine_similarity, 6),
+        ("1st percentile of it", None, report.p1_cosine_similarity, 6),
+        ("label agreement, %", None, report.label_agreement_percent, 3),
+        ("accuracy, %", report.baseline_accuracy_percent, report.accuracy_percent, 3),
+    )
+    rows += [
+        (name, _number(source, digits) if source else "", _number(artifact, digits), "")
+        for name, source, artifact, digits in others
+        if artifact is not None
+    ]
     if report.protocol != WINDOWS_V1:
         rows = [(*figures, "as its protocol defines it") for *figures, _ in rows]
     return join(
