@@ -97,18 +97,27 @@ def _hidden(path: str) -> bool:
 def _read_object(
     source: Source, listed: dict[str, SourceFile], name: str, limit: int
 ) -> dict[str, Any]:
+    content = _read_json(source, listed, name, limit)
+    if not isinstance(content, dict):
+        raise _no_object(source, name)
+    return content
+
+
+def _no_object(source: Source, name: str) -> RefusedError:
+    return _invalid(source, f"has a {name} that is no JSON object")
+
+
+def _read_json(source: Source, listed: dict[str, SourceFile], name: str, limit: int) -> Any:
+    """The content of a file; None when it is no JSON."""
     file = listed.get(name)
     if file is None:
         raise _invalid(source, f"has no {name}: name the folder of a Hugging Face checkpoint")
     if file.size > limit:
         raise _invalid(source, f"has a {name} of {file.size} bytes, more than {limit}")
     try:
-        content = json.loads(source.read(file, 0, file.size)) if file.size else None
+        return json.loads(source.read(file, 0, file.size)) if file.size else None
     except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise _invalid(source, f"has a {name} that is no JSON object")
-    return content
+        return None
 
 
 def _architecture(source: Source, config: dict[str, Any], allowed: Sequence[str]) -> str:
@@ -173,7 +182,11 @@ def _refuse_code(
     for file in companions:
         if not PurePosixPath(file.path).name.endswith("config.json"):
             continue
-        if _read_object(source, listed, file.path, CONFIG_LIMIT_BYTES).get("auto_map"):
+        content = _read_json(source, listed, file.path, CONFIG_LIMIT_BYTES)
+        # Checkpoints of sentence-transformers have a data_config.json that is a list.
+        if not isinstance(content, dict | list):
+            raise _no_object(source, file.path)
+        if isinstance(content, dict) and content.get("auto_map"):
             raise RefusedError(
                 "RemoteCodeRefused",
                 f"{FIELD} is {source.uri}, whose {file.path} asks by auto_map for code of its own, "

@@ -243,6 +243,15 @@ def test_a_listing_without_end_is_refused(folder: Path, monkeypatch: pytest.Monk
         look()
 
 
+def test_a_list_that_is_called_like_a_config_is_none(folder: Path) -> None:
+    """Sentence encoders have one of the texts that they were trained on."""
+    (folder / "data_config.json").write_text('[{"name": "auto_map"}]')
+    assert "data_config.json" in {file.path for file in look().files}
+    (folder / "data_config.json").write_text("{")
+    with pytest.raises(RefusedError, match=r"data_config\.json that is no JSON object"):
+        look()
+
+
 def test_a_huge_config_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "CONFIG_LIMIT_BYTES", 8)
     with pytest.raises(RefusedError, match="more than 8"):
