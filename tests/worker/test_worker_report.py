@@ -392,7 +392,11 @@ def test_formulas_are_told_of_the_protocol_that_we_know_only() -> None:
 
 
 def test_what_an_encoder_or_a_classifier_lost_is_told() -> None:
-    figures = {"p1CosineSimilarity": 0.985, "baselineAccuracyPercent": 91.5, "accuracyPercent": 90}
+    figures: dict[str, Any] = {
+        "p1CosineSimilarity": 0.985,
+        "baselineAccuracyPercent": 91.5,
+        "accuracyPercent": 90,
+    }
     artifact = published(protocol="texts-v1", meanCosineSimilarity=0.9927, **figures)
     text = Parsed(page("s3://bucket/key", artifact, [], "now")).text
     for told in ("mean cosine similarity", "0.992700", "0.985000", "91.500", "90.000"):
