@@ -141,7 +141,7 @@ def test_a_settled_choice_is_not_written(
     operator.start()
     cluster.wait("it leads again", operator.leads)
     time.sleep(5)
-    assert cluster.writes(mark) == []
+    assert cluster.writes(mark, namespace) == []
 
 
 def test_other_limits_judge_what_was_measured_anew(
@@ -222,7 +222,7 @@ def test_when_nothing_passes_the_object_says_what_to_do(
     time.sleep(1)
     mark = cluster.plane.audit.mark()
     time.sleep(2)
-    assert cluster.writes(mark) == [], "a search without an answer is settled"
+    assert cluster.writes(mark, namespace) == [], "a search without an answer is settled"
     limit_to(cluster, namespace, "0.06")
     settled(cluster, namespace)
     assert cluster.served_precisions(namespace) == {"B9"}
@@ -364,7 +364,7 @@ def test_what_is_known_outlives_a_quantizer_that_is_away_for_a_while(
     cluster.wait_for(namespace, "tiny", "Stalled", "False")
     settled(cluster, namespace)
     assert states(cluster, namespace) == before
-    assert [call for call in cluster.writes(mark) if call.resource == "jobs"] == []
+    assert [call for call in cluster.writes(mark, namespace) if call.resource == "jobs"] == []
 
 
 def test_what_the_store_has_is_not_converted_again(

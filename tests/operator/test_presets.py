@@ -77,7 +77,7 @@ def test_the_presets_limits_are_kept_and_the_objects_own_wins(
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
     change(cluster, "mobile", {"quality": {"maxPerplexityIncreasePercent": 13}})
     cluster.wait_for(namespace, "tiny", "Ready")
-    assert [call for call in cluster.writes(mark) if call.resource == "jobs"] == []
+    assert [call for call in cluster.writes(mark, namespace) if call.resource == "jobs"] == []
 
 
 def test_an_unknown_preset_is_stalled_and_used_when_it_appears(
@@ -201,4 +201,4 @@ def test_objects_that_name_a_preset_are_not_written_once_settled(
     operator.start()
     cluster.wait("it leads again", operator.leads)
     time.sleep(5)
-    assert cluster.writes(mark) == []
+    assert cluster.writes(mark, namespace) == []

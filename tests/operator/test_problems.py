@@ -153,7 +153,7 @@ def test_a_refusal_is_final_until_the_recipe_changes(
     time.sleep(1)
     mark = cluster.plane.audit.mark()
     time.sleep(2)
-    assert cluster.writes(mark) == []
+    assert cluster.writes(mark, namespace) == []
     del cluster.node.behaviours["tiny", stage]
     cluster.patch(namespace, "tiny", {"source": {"uri": "s3://sources/better"}})
     cluster.wait_for(namespace, "tiny", "Ready")
@@ -276,7 +276,7 @@ def test_a_revision_that_never_becomes_ready_is_rolled_back(
     time.sleep(1)
     mark = cluster.plane.audit.mark()
     time.sleep(3)
-    assert cluster.writes(mark) == []
+    assert cluster.writes(mark, namespace) == []
     # The cause is mended, and somebody asks for the same again.
     del cluster.node.behaviours["tiny", "pull Q8_0"]
     cluster.ask_again(namespace, "tiny")

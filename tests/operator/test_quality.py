@@ -49,7 +49,7 @@ def test_an_artifact_beyond_its_limit_leaves_the_old_revision_serving(
     time.sleep(1)
     mark = cluster.plane.audit.mark()
     time.sleep(2)
-    assert cluster.writes(mark) == [], "a blocked object is settled"
+    assert cluster.writes(mark, namespace) == [], "a blocked object is settled"
 
 
 def test_another_limit_is_held_against_the_same_figures_without_a_job(
@@ -66,7 +66,7 @@ def test_another_limit_is_held_against_the_same_figures_without_a_job(
     cluster.patch(namespace, "tiny", {"quality": {"maxPerplexityIncreasePercent": 12}})
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
     assert cluster.served_precisions(namespace) == {"Q8_0"}, "what serves goes on serving"
-    assert [call for call in cluster.writes(mark) if call.resource == "jobs"] == []
+    assert [call for call in cluster.writes(mark, namespace) if call.resource == "jobs"] == []
 
 
 def test_a_warning_is_rolled_out_and_said(
