@@ -74,3 +74,16 @@ def test_what_keeps_a_pod_from_starting() -> None:
     assert pods.blocked([pod(waiting("ContainerCreating", ""))]) is None
     going = pod(waiting("ErrImagePull", "denied"), deletionTimestamp="now")
     assert pods.blocked([going]) is None
+
+
+def test_a_job_is_answered_by_its_own_pods_and_not_by_those_of_an_earlier_one_of_its_name() -> None:
+    """A Job that is asked again is deleted and made anew; its old pod goes later."""
+    name = {"batch.kubernetes.io/job-name": "tiny-resolve"}
+
+    def made(uid: str, when: str) -> dict[str, Any]:
+        labels = {**name, "batch.kubernetes.io/controller-uid": uid}
+        return pod(labels=labels, creationTimestamp=when)
+
+    all_of_the_name = [made("old", "2026-01-01"), made("new", "2026-01-02")]
+    (mine,) = pods.of_job(all_of_the_name, {"metadata": {"name": "tiny-resolve", "uid": "new"}})
+    assert mine["metadata"]["creationTimestamp"] == "2026-01-02"

@@ -182,7 +182,7 @@ def _resolve(
             progress=(Reason.RESOLVING, "Asking what the source is and whether the store has it."),
             apply=[jobs.resolve_job(snapshot.model, name, task, access)],
         )
-    mine = pods.of_job(snapshot.pods, name)
+    mine = pods.of_job(snapshot.pods, job)
     if said := pods.result(mine, Stage.RESOLVE):
         try:
             answer = ResolveResult.model_validate(said)
@@ -268,7 +268,7 @@ def _convert(
                 )
             ],
         )
-    mine = pods.of_job(snapshot.pods, name)
+    mine = pods.of_job(snapshot.pods, job)
     if said := pods.result(mine, Stage.PUBLISH):
         try:
             answer = PublishResult.model_validate(said)

@@ -317,7 +317,7 @@ def _plan_deletion(snapshot: Snapshot, now: datetime) -> Plan:
     }
     if "Complete" in conditions:
         return release
-    mine = pods.of_job(snapshot.pods, name)
+    mine = pods.of_job(snapshot.pods, job)
     refused = pods.refusal(mine) or (pods.last_failure(mine) if "Failed" in conditions else None)
     if refused is None and "Failed" in conditions:
         refused = Problem(Reason.DELETION_FAILED, f"Job {name} failed; delete it to try again.")

@@ -25,9 +25,14 @@ class Termination:
     text: str
 
 
-def of_job(pods: Iterable[Manifest], job_name: str) -> list[Manifest]:
-    """The pods of a Job, the newest first."""
-    mine = [p for p in pods if _labels(p).get("batch.kubernetes.io/job-name") == job_name]
+def of_job(pods: Iterable[Manifest], job: Manifest) -> list[Manifest]:
+    """The pods of a Job, the newest first.
+
+    By its uid: those of an earlier Job of the same name may still be going, and what they said is
+    not an answer to what this one asks.
+    """
+    uid = job["metadata"]["uid"]
+    mine = [p for p in pods if _labels(p).get("batch.kubernetes.io/controller-uid") == uid]
     return sorted(mine, key=lambda p: str(p["metadata"].get("creationTimestamp")), reverse=True)
 
 
