@@ -549,8 +549,8 @@ def faults(shop: Workshop) -> Iterator[Fault]:
         yield recipe, "fewer layers than there are", fewer_layers
     for recipe in (INT8, INT4):
         yield recipe, "unquantized weights", replaced_by(shop.folder(FP32))
-        yield recipe, "zeroed scales", onnx_graph_fill_scales(0)
-        yield recipe, "NaN in scales", onnx_graph_fill_scales(np.nan)
+        yield recipe, "zeroed scales", onnx_fill(0, "layers.1.mlp.down_proj", "scale")
+        yield recipe, "NaN in scales", onnx_fill(np.nan, "layers.1.mlp.down_proj", "scale")
         yield recipe, "infinite number", onnx_fill(np.inf, "input_layernorm", first=1)
         yield recipe, "swapped layers", onnx_graph(onnx_swap_layers)
         yield recipe, "permuted vocabulary", onnx_graph(onnx_permute_rows)
@@ -558,11 +558,6 @@ def faults(shop: Workshop) -> Iterator[Fault]:
         yield recipe, "two tokens swapped", swap_two_tokens
         yield recipe, "no tokenizer", without("tokenizer.json")
         yield recipe, "missing weights' file", without("model.onnx.data")
-
-
-def onnx_graph_fill_scales(value: float) -> Callable[[Path], None]:
-    """The scales of one layer set to a value."""
-    return onnx_fill(value, "layers.1.mlp.down_proj", "scale")
 
 
 BANDS: dict[tuple[str, str], dict[str, str]] = {}
