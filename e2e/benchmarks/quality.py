@@ -124,7 +124,7 @@ def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
             {f"{script}.py": Path(__file__).with_name(f"{script}.py").read_text()},
             environment,
         )
-        return toolpod.run(kubectl, pod, Store.from_environment(), wanted, TIMEOUT_SECONDS)
+        return toolpod.run(kubectl, pod, Store.from_environment(), wanted, TIMEOUT_SECONDS).log
 
     agreement = agrees(run("references", {}))
     return [*agreement, *report(verdicts(run("faults", {"BANDS": json.dumps(bands)}), bands))]
