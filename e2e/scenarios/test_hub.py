@@ -1,6 +1,7 @@
 """A checkpoint on a model hub: here a fake one, which the operator is told about at installation
 (``operator.hubEndpoint``) and which runs beside the cluster's S3 server."""
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from e2e.cluster.names import CONTROL_PLANE
 from e2e.fakes.hub import FakeHub
-from e2e.kubectl import Kubectl
+from e2e.kubectl import Kubectl, Object
 from e2e.scenarios.team import Team, quantized_model
 from e2e.store import MODELS
 
@@ -52,3 +53,36 @@ def test_a_gated_model_needs_a_token_and_creating_it_is_enough(
         }
     )
     team.ready(name, recovering=True)
+
+
+@pytest.fixture
+def mirror(kubectl: Kubectl) -> Iterator[str]:
+    """A ModelStore that keeps what is read from a hub, in a folder of its own."""
+    name = f"mirror-{secrets.token_hex(3)}"
+    default = kubectl.get("modelstore", "default")
+    assert default is not None
+    spec = default["spec"] | {"mirrorHubSources": True}
+    spec["s3"] = spec["s3"] | {"prefix": name}
+    kubectl.apply({**default, "metadata": {"name": name}, "spec": spec})
+    yield name
+    kubectl.delete("modelstore", name)
+
+
+def test_further_precisions_are_made_of_a_stores_copy_when_the_hub_is_gone(
+    mirror: str, team: Team, tmp_path: Path
+) -> None:
+    def model(precision: str) -> Object:
+        made = quantized_model(
+            f"mirrored-{precision[:2].lower()}",
+            ("GGUF", precision),
+            serving=None,
+            storage={"storeName": mirror},
+        )
+        made["spec"]["source"] = {"uri": f"hf://{REPOSITORY}", "revision": commit}
+        return made
+
+    shutil.copytree(MODELS / "tiny-llama", tmp_path / REPOSITORY)
+    with FakeHub(tmp_path, CONTROL_PLANE, PORT) as hub:
+        commit = hub.model(REPOSITORY, "main", None).commit()
+        team.ready(team.apply(model("Q8_0")))
+    team.ready(team.apply(model("Q4_0")))

@@ -89,6 +89,8 @@ class SourceRef(Message):
     uri: str
     revision: str | None = None
     hub_endpoint: str | None = None
+    mirrored: bool = False
+    """Whether what is fetched from a hub is kept in the store, too."""
 
 
 class TextRef(Message):

@@ -104,3 +104,8 @@ class ModelStoreSpec(ApiModel):
     """ServiceAccount, in the model's namespace, of the pods that use the store."""
     allowed_namespaces: AllowedNamespaces = Field(default_factory=AllowedNamespaces)
     """Which namespaces may use the store."""
+    mirror_hub_sources: bool = False
+    """Whether the files that conversions read from a hub are kept in the store, below sources/:
+    further conversions of the same commit read them there, and once copied, a public model whose
+    spec.source.revision is a commit needs no hub. Nothing removes them but the bucket's own
+    lifecycle rules."""

@@ -140,6 +140,7 @@ def conversion_task(
             uri=spec.source.uri,
             revision=spec.source.revision,
             hub_endpoint=snapshot.settings.hub_endpoint,
+            mirrored=store.mirror_hub_sources and spec.source.uri.startswith("hf://"),
         ),
         recipe=Recipe(
             format=snapshot.format,
@@ -167,9 +168,11 @@ def conversion_task(
 
 
 def inputs_hash(snapshot: Snapshot, task: ConversionTask) -> str:
-    """Hash over all that resolve is asked; the annotation lets a person ask again."""
+    """Hash over all that resolve's answer follows from; the annotation lets a person ask again.
+    What is left at its default does not count, so that a new version asks nothing anew."""
     again = snapshot.model["metadata"].get("annotations", {}).get(meta.REQUESTED_AT_ANNOTATION)
-    return digest({"task": task.model_dump(mode="json"), "requestedAt": again})
+    asked = task.model_dump(mode="json", exclude_defaults=True, exclude={"source": {"mirrored"}})
+    return digest({"task": asked, "requestedAt": again})
 
 
 def _resolve(

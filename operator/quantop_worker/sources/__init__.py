@@ -19,7 +19,12 @@ def open_source(task: ConversionTask) -> Source:
             # Only here: the hub's client takes longer to load than most of what resolve does.
             from quantop_worker.sources.hub import HubSource
 
-            return HubSource(task.source, rest, pinned=task.source_identity)
+            hub = HubSource(task.source, rest, pinned=task.source_identity)
+            if not task.source.mirrored:
+                return hub
+            from quantop_worker.sources.mirror import MirroredHubSource
+
+            return MirroredHubSource(hub, task.store)
         case "s3":
             return S3Source(task.source.uri, rest, task.store)
         case "pvc":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quantop_worker.digests import FileRecord
+from quantop_worker.progress import Progress
 
 FIELD = "spec.source.uri"
 
@@ -26,8 +27,11 @@ class Source(Protocol):
     """A checkpoint somewhere. Methods raise RefusedError or TryAgainError."""
 
     uri: str
-    revision: str | None
-    """What the user asked for, resolved: the commit of a hub."""
+
+    @property
+    def revision(self) -> str | None:
+        """What the user asked for, resolved: the commit of a hub."""
+        return None
 
     def files(self) -> list[SourceFile]:
         """Everything that is there; empty when there is nothing."""
@@ -47,6 +51,16 @@ class Source(Protocol):
     ) -> None:
         """Write files to ``folder`` and report each one that is complete. Raises RefusedError
         ``SourceChanged`` when a file is no longer what was listed."""
+
+    def keep(
+        self,
+        files: Sequence[SourceFile],
+        records: Sequence[FileRecord],
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        """Copy what was downloaded to the store, where the task asks for that."""
+        return
 
 
 def changed(uri: str, path: str) -> str:

@@ -1,6 +1,7 @@
 """Checkpoints on a hub: ``hf://OWNER/NAME``, read by huggingface_hub."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,41 +24,50 @@ from quantop.contract import SOURCE_PREFIX, SourceRef
 
 from quantop_worker.digests import FileRecord, sha256_of
 from quantop_worker.errors import RefusedError, TryAgainError
-from quantop_worker.sources.base import FIELD, SourceFile
+from quantop_worker.sources.base import FIELD, Source, SourceFile
 
 ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 30.0
 FILES_AT_ONCE = 4
 IDENTITY_PREFIX = "git:"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 ACCESS = (
     "put a token that may read it into the key HF_TOKEN of the Secret that "
     "spec.source.credentialsSecretName names, and accept the model's terms on the hub if it has any"
 )
 
 
-class HubSource:
+class HubSource(Source):
     """A model repository at one commit."""
 
     def __init__(self, source: SourceRef, repository: str, pinned: str | None) -> None:
         self.uri = source.uri
+        self.public = False
+        """Whether anybody may read it, once the files were listed."""
         self._repository = repository
-        self._endpoint = source.hub_endpoint or ENDPOINT
+        self.endpoint = source.hub_endpoint or ENDPOINT
         self._token: str | bool = os.environ.get(f"{SOURCE_PREFIX}HF_TOKEN") or False
         self._asked = source.revision
-        self.revision: str | None = pinned.removeprefix(IDENTITY_PREFIX) if pinned else None
+        self.commit = pinned.removeprefix(IDENTITY_PREFIX) if pinned else None
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, once it is known."""
+        return self.commit
 
     def files(self) -> list[SourceFile]:
         """All files of the commit, which is resolved first if need be."""
         with self._translated():
-            info = HfApi(self._endpoint, token=self._token).model_info(
+            info = HfApi(self.endpoint, token=self._token).model_info(
                 self._repository,
-                revision=self.revision or self._asked,
+                revision=self.commit or self._asked,
                 files_metadata=True,
                 timeout=TIMEOUT_SECONDS,
             )
         if not info.sha:
             raise TryAgainError("ServerError", f"The hub names no commit of {self.uri}.")
-        self.revision = info.sha
+        self.commit = info.sha
+        self.public = not info.private and not info.gated
         return [
             SourceFile(
                 path=item.rfilename,
@@ -68,11 +78,15 @@ class HubSource:
             for item in info.siblings or ()
         ]
 
+    def pin(self) -> bool:
+        """Take the commit that was asked for without asking the hub; whether it was one."""
+        if self.commit is None and COMMIT.fullmatch(self._asked or ""):
+            self.commit = self._asked
+        return self.commit is not None
+
     def read(self, file: SourceFile, start: int, stop: int) -> bytes:
         """A range of a file."""
-        url = hf_hub_url(
-            self._repository, file.path, revision=self.revision, endpoint=self._endpoint
-        )
+        url = hf_hub_url(self._repository, file.path, revision=self.commit, endpoint=self.endpoint)
         headers = {
             "Range": f"bytes={start}-{stop - 1}",
             "Accept-Encoding": "identity",
@@ -95,9 +109,9 @@ class HubSource:
 
     def identity(self, files: Sequence[SourceFile]) -> str:
         """The commit."""
-        if self.revision is None:
+        if self.commit is None:
             raise ValueError("identity before files")
-        return f"{IDENTITY_PREFIX}{self.revision}"
+        return f"{IDENTITY_PREFIX}{self.commit}"
 
     def download(
         self,
@@ -120,10 +134,10 @@ class HubSource:
         def fetch(file: SourceFile) -> None:
             with self._translated():
                 landed = Path(
-                    HfApi(self._endpoint, token=self._token).hf_hub_download(
+                    HfApi(self.endpoint, token=self._token).hf_hub_download(
                         self._repository,
                         file.path,
-                        revision=self.revision,
+                        revision=self.commit,
                         local_dir=landing,
                         tqdm_class=Bar,
                     )
@@ -153,7 +167,7 @@ class HubSource:
             raise RefusedError(
                 "SourceNotFound",
                 f"{FIELD} is {self.uri}, which has no revision "
-                f"{self.revision or self._asked}: correct spec.source.revision.",
+                f"{self.commit or self._asked}: correct spec.source.revision.",
             ) from error
         except RepositoryNotFoundError as error:
             raise RefusedError(

@@ -10,15 +10,13 @@ from quantop.contract import Referrer, digest
 from quantop_worker.digests import FileRecord
 from quantop_worker.errors import RefusedError
 from quantop_worker.s3 import CHUNK_BYTES
-from quantop_worker.sources.base import FIELD, SourceFile, changed
+from quantop_worker.sources.base import FIELD, Source, SourceFile, changed
 from quantop_worker.transfer import Download, download
 from quantop_worker.workspace import pvc_folder
 
 
-class PvcSource:
+class PvcSource(Source):
     """A checkpoint in a folder of a claim."""
-
-    revision: str | None = None
 
     def __init__(self, uri: str, location: str, referrer: Referrer) -> None:
         self.uri = uri

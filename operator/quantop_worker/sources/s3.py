@@ -16,16 +16,14 @@ from quantop_worker.s3 import (
     source_connection,
     store_connection,
 )
-from quantop_worker.sources.base import FIELD, SourceFile, changed
+from quantop_worker.sources.base import FIELD, Source, SourceFile, changed
 from quantop_worker.transfer import Download, download
 
 HEADS = 8
 
 
-class S3Source:
+class S3Source(Source):
     """A checkpoint below a prefix of a bucket."""
-
-    revision: str | None = None
 
     def __init__(self, uri: str, location: str, store: StoreRef) -> None:
         self.uri = uri

@@ -70,6 +70,7 @@ def _fetch_source(
             f"{identity}, it is {checkpoint.identity}): it must be resolved again.",
         )
     records = _download(source, checkpoint, workspace, progress)
+    source.keep(checkpoint.files, records, workspace.source, progress)
     return SourceRecord(
         uri=source.uri,
         revision=source.revision,
