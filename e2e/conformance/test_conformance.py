@@ -30,6 +30,8 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "4": ("W4A16", "W4A16_ASYM", "W4A8", "NVFP4A16", "MXFP4A16"),
         "8": ("NVFP4", "MXFP4"),
     },
+    "auto-round-gptq": {"0.5": ("W8A16",), "4": ("W4A16",), "60": ("W2A16",)},
+    "auto-round-awq": {"4": ("W4A16", "W4A16_ASYM")},
     "onnxruntime-genai": {"0.1": ("FP32",), "0.5": ("INT8",), "2": ("INT4",)},
     "openvino": {
         "0.1": ("FP32", "FP16"),

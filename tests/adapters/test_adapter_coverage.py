@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from quantop_adapters import checkpoint
+from quantop_adapters.auto_round import Gptq
 from quantop_adapters.coverage import Coverage, Weight, is_output
 from quantop_adapters.llm_compressor import LlmCompressor
 from quantop_adapters.mlx import Mlx
@@ -177,6 +178,27 @@ def test_weights_of_mlx_are_counted_by_their_scales(tmp_path: Path) -> None:
     assert coverage.parameters == 128 + 2 + 32 + 128 + 8
     assert (coverage.quantized_layers, coverage.total_layers) == (2, 3)
     assert coverage.quantized_bits_per_weight == (64 + 4 + 4 + 12 + 1) * 8 / (128 + 32)
+
+
+def test_weights_of_gptq_are_counted_with_scales_and_zero_points(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"bits": 4}}))
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            # 16 inputs x 8 outputs of 4 bits, two groups.
+            "a.qweight": ("I32", [2, 8], bytes(64)),
+            "a.qzeros": ("I32", [2, 1], bytes(8)),
+            "a.scales": ("F16", [2, 8], bytes(32)),
+            "a.g_idx": ("I32", [16], bytes(64)),
+            "a.bias": ("F16", [8], bytes(16)),
+            "embed_tokens.weight": ("BF16", [4, 8], bytes(64)),
+            "lm_head.weight": ("BF16", [4, 8], bytes(64)),
+        },
+    )
+    coverage = Gptq().coverage(tmp_path)
+    assert coverage.parameters == 128 + 32 + 32
+    assert (coverage.quantized_layers, coverage.total_layers) == (1, 2)
+    assert coverage.quantized_bits_per_weight == (64 + 8 + 32 + 64) * 8 / 128
 
 
 def test_tensors_are_read_from_safetensors_headers(tmp_path: Path) -> None:

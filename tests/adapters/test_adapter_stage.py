@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quantop_adapters import perplexity, stage
+from quantop_adapters.auto_round import Awq, Gptq
 from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.llama_cpp import LlamaCpp
 from quantop_adapters.llm_compressor import LlmCompressor
@@ -352,6 +353,16 @@ def test_another_tokenizer_than_the_sources_is_refused(
             "UnsupportedShape",
             "shares a scale among 32 columns",
         ),
+        (Gptq(), {"PRECISION": "W3A16"}, "UnsupportedPrecision", "W8A16, W4A16, W2A16"),
+        (Gptq(), {}, "CalibrationRequired", "or choose spec.quantization.method RTN"),
+        (Awq(), {"METHOD": "GPTQ"}, "UnsupportedMethod", "W4A16 by AutoRound, RTN"),
+        (
+            Awq(),
+            {"METHOD": "RTN", "CALIBRATION_FILE": "/text"},
+            "CalibrationNotUsed",
+            "or choose spec.quantization.method AutoRound",
+        ),
+        (Awq(), {"METHOD": "RTN"}, "UnsupportedShape", "up_proj.weight has 4"),
         (OnnxruntimeGenai(), {"PRECISION": "FP16"}, "UnsupportedPrecision", "FP32, INT8, INT4"),
         (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "FP32 by Default"),
         (

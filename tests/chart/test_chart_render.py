@@ -326,14 +326,24 @@ def test_what_it_brings_of_our_kinds_is_what_the_types_take(rendered: Rendered) 
         kinds[each["kind"]].spec.model_validate(each["spec"])
 
 
+ADAPTERS = {
+    "auto-round-awq": ("auto_round", "Awq"),
+    "auto-round-gptq": ("auto_round", "Gptq"),
+    "llama-cpp": ("llama_cpp", "LlamaCpp"),
+    "llm-compressor": ("llm_compressor", "LlmCompressor"),
+    "mlx": ("mlx", "Mlx"),
+    "onnxruntime": ("onnxruntime", "Onnxruntime"),
+    "onnxruntime-genai": ("onnxruntime_genai", "OnnxruntimeGenai"),
+    "openvino": ("openvino", "OpenVino"),
+}
+"""The module and class behind each built-in Quantizer."""
+
+
 def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
-    adapters = {"llama-cpp": "LlamaCpp", "llm-compressor": "LlmCompressor"}
-    adapters |= {"onnxruntime-genai": "OnnxruntimeGenai", "mlx": "Mlx", "openvino": "OpenVino"}
-    adapters |= {"onnxruntime": "Onnxruntime"}
-    assert PLAIN.names("Quantizer") == set(adapters)
-    for name, type_ in adapters.items():
-        module = importlib.import_module(f"quantop_adapters.{name.replace('-', '_')}")
-        adapter = getattr(module, type_)
+    assert PLAIN.names("Quantizer") == set(ADAPTERS)
+    for name, (module_name, type_) in ADAPTERS.items():
+        module = importlib.import_module(f"quantop_adapters.{module_name}")
+        adapter = getattr(module, type_)()
         spec = PLAIN.one("Quantizer", name)["spec"]
         assert spec["command"] == ["python", "-m", module.__name__]
         assert spec["format"] == adapter.format
@@ -346,7 +356,7 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
                 ]
                 for each in spec["precisions"]
             }
-            assert offered == {name: [*methods.items()] for name, methods in module.METHODS.items()}
+            assert offered == {each: [*module.METHODS[each].items()] for each in adapter.precisions}
 
 
 STORED_BITS = {"W4A8": 8}
