@@ -8,7 +8,7 @@ import pytest
 
 from tests.operator import objects
 from tests.operator.conftest import Cluster, Operator
-from tests.operator.fake_node import Crashed, FakeNode, Runs, refuses
+from tests.operator.fake_node import Crashed, FakeNode, Runs, Waits, refuses
 from tests.operator.test_auto import (
     MIB,
     auto,
@@ -244,6 +244,33 @@ def test_an_engine_that_cannot_do_it_keeps_the_old_revision_serving(
     cluster.ask_again(namespace, "tiny")
     settled(cluster, namespace)
     assert cluster.served_precisions(namespace) == {"Q8_0"}
+
+
+def test_a_failed_trial_is_no_matter_once_nobody_asks_for_one(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.node.behaviours["tiny", "engine"] = Crashed(1, "cannot load it")
+    cluster.apply(objects.model(namespace, quality=limited(minTokensPerSecond=1)))
+    cluster.wait_for(namespace, "tiny", "Stalled", "True", "TrialFailed")
+    cluster.patch(namespace, "tiny", {"quality": {"minTokensPerSecond": None}})
+    settled(cluster, namespace)
+    assert cluster.condition(namespace, "tiny", "Verified")["status"] == "True"
+    assert "performance" not in cluster.model(namespace, "tiny")["status"]
+
+
+def test_what_keeps_a_trial_from_starting_is_no_failure_of_the_artifact(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.node.behaviours["tiny", "engine"] = Waits("ErrImagePull", "no such image")
+    cluster.apply(objects.model(namespace, quality=limited(minTokensPerSecond=1)))
+    stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "ImagePullFailed")
+    assert "no such image" in stalled["message"]
+    verified = cluster.condition(namespace, "tiny", "Verified")
+    assert (verified["status"], verified["reason"]) == ("False", "Measuring")
+    assert "performance" not in cluster.model(namespace, "tiny")["status"]
+    del cluster.node.behaviours["tiny", "engine"]
+    settled(cluster, namespace)
+    assert len(made(cluster, namespace)) == 1
 
 
 def test_a_figure_that_no_trial_gives_is_within_no_limit(

@@ -223,19 +223,25 @@ def test_the_smallest_would_often_not_take_the_least_memory() -> None:
 
 
 def test_what_promises_more_than_was_measured_is_proved_out() -> None:
-    """a keeps the limits and takes 30 in all; what the others promise comes to no less."""
-    order = [Option("a", Decimal(1), Decimal(2)), Option("b", Decimal(3), Decimal(4))]
-    order += [Option("c", Decimal("1.9"), Decimal(9))]
-    a = Outcome(20, keeps=True, bits=Decimal("1.5"), cost=30)
-    b = Outcome(45, keeps=True, bits=Decimal("3.5"), cost=55)
-    memory = Objective.MEMORY
-    assert next_move(order, {}, memory) == Try("b")
-    assert next_move(order, {"b": b}, memory) == Try("a")
-    assert next_move(order, {"b": b, "a": a}, memory) == Choose("a")
-    # 1.9 bits are some 24 bytes, and with 10 of the engine's own 34: no less than 33.
-    assert next_move(order, {"b": b, "a": replace(a, cost=33)}, memory) == Choose("a")
-    larger = {"b": replace(b, cost=46), "a": replace(a, cost=45)}
-    assert next_move(order[:2], larger, memory) == Choose("a")
+    """Each of thirty takes 100 bytes for a bit, and its engine 50 besides: nothing above the one
+    that takes the least is tried, and below it three."""
+
+    def takes(at: int, besides: int = 50) -> Outcome:
+        size = 100 * (at + 1)
+        return Outcome(size, at >= 10, bits=Decimal(at + 1), cost=size + besides)
+
+    order = [Option(f"{at:02}", Decimal(at) + Decimal("0.9"), Decimal(at + 2)) for at in range(30)]
+    found: dict[str, Outcome | None] = {}
+    while isinstance(move := next_move(order, found, Objective.MEMORY), Try):
+        found[move.precision] = takes(int(move.precision))
+    assert move == Choose("10")
+    assert found.keys() == {"15", "07", "11", "09", "10", "08"}
+
+    found = {}
+    while isinstance(move := next_move(order, found, Objective.MEMORY), Try):
+        at = int(move.precision)
+        found[move.precision] = takes(at, besides=1000 if at < 12 else 50)
+    assert move == Choose("12"), "its engine takes less besides than those below"
 
 
 def test_the_fastest_is_found_by_trying_all() -> None:

@@ -140,6 +140,9 @@ def _next(snapshot: Snapshot) -> Steps:
     limits = snapshot.spec.quality
     known = (found and found.performance) or status.performance
     shown = trial.recalled(snapshot, runtime, step.artifact.key, known)
+    if not tries and trial.failure(shown):
+        # Nobody asks any more whether its engine can do it.
+        shown = None
     before = Steps(step, as_it_is, None, candidates, shown)
     blocks = limits is not None and limits.on_failure is OnFailure.BLOCK
     if (fault := gate.check(limits, step.quality)) and blocks:
@@ -149,7 +152,8 @@ def _next(snapshot: Snapshot) -> Steps:
         shown = tried.performance
         before = replace(before, artifact=trial.joined(step, tried), performance=shown)
         if shown is None:
-            return replace(before, problem=tried.problem, measuring=tried.progress)
+            waits = (Reason.MEASURING, tried.problem.message) if tried.problem else None
+            return replace(before, problem=tried.problem, measuring=tried.progress or waits)
         if fault := trial.failure(shown):
             return replace(before, problem=fault)
         if (fault := gate.check_performance(limits, shown)) and blocks:

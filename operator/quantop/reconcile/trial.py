@@ -157,7 +157,7 @@ def next_step(
         return TrialStep(_failed(problem, about), job_names=names, delete=[job])
     # That the engine is ended with the client is no failure of its own.
     others = pods.without(mine, serving.ENGINE)
-    step = artifacts.unfinished(job, others, inputs, Reason.MEASURING, "Trying the artifact")
+    step = artifacts.unfinished(job, others, inputs, Reason.MEASURING, "A trial in the engine")
     if step.failure:
         return TrialStep(
             _failed(Problem(step.failure.reason, step.failure.message), about),
