@@ -59,6 +59,8 @@ class Reason(StrEnum):
     CALIBRATION_IGNORED = "CalibrationIgnored"
     RUNTIME_NOT_FOUND = "RuntimeNotFound"
     FORMAT_NOT_SERVED = "FormatNotServed"
+    OPTION_NOT_SUPPORTED = "OptionNotSupported"
+    OPTION_VALUE_NOT_SUPPORTED = "OptionValueNotSupported"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
     SECRET_NOT_FOUND = "SecretNotFound"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"

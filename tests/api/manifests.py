@@ -37,6 +37,14 @@ GOOD: dict[str, Object] = {
             "runtimeName": "llama-cpp",
             "scaling": {"minReplicas": 1, "maxReplicas": 3},
             "resources": {"requests": {"memory": "1Gi"}, "limits": {"nvidia.com/gpu": 1}},
+            "engine": {
+                "maxModelLength": 8192,
+                "maxConcurrentRequests": 4,
+                "kvCacheType": "q8_0",
+                "prefixCaching": "Enabled",
+                "tensorParallelSize": 2,
+                "pipelineParallelSize": 1,
+            },
         },
     },
     "ModelStore": {
@@ -76,7 +84,22 @@ GOOD: dict[str, Object] = {
         },
         "drain": {"command": ["sleep", "5"]},
         "metrics": {},
-        "resources": {"limits": {"memory": "1Gi"}},
+        "resources": {"limits": {"memory": "1Gi", "nvidia.com/gpu": 1}},
+        "options": [
+            {
+                "name": "tensorParallelSize",
+                "args": ["--tensor-parallel-size", "$(TENSOR_PARALLEL_SIZE)"],
+                "maximum": 8,
+                "multiplies": ["nvidia.com/gpu"],
+            },
+            {
+                "name": "prefixCaching",
+                "values": [
+                    {"value": "Enabled", "args": ["--cache"]},
+                    {"value": "Disabled", "args": ["--no-cache"]},
+                ],
+            },
+        ],
         "nodeSelector": {"nvidia.com/gpu.family": "hopper"},
     },
     "Preset": {
@@ -123,8 +146,9 @@ def put(manifest: Object, path: str, value: Any) -> Object:
     place: Any = manifest
     for step in parents:
         place = place[int(step) if step.isdigit() else step]
+    where = int(last) if isinstance(place, list) else last
     if value is None:
-        del place[last]
+        del place[where]
     else:
-        place[last] = value
+        place[where] = value
     return manifest

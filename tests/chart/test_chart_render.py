@@ -450,6 +450,17 @@ def test_network_policies_select_by_the_operators_labels() -> None:
         assert {} not in policy["egress"]
 
 
+@pytest.mark.parametrize("name", VALUES["modelRuntimes"])
+def test_options_of_built_in_runtimes_use_what_the_operator_sets(name: str) -> None:
+    """A misspelt variable would reach the engine as it stands there."""
+    runtime = by_name(ModelRuntimeSpec, PLAIN.of("ModelRuntime"))[name]
+    assert runtime.options
+    for option in runtime.options:
+        given = [*option.args, *(argument for value in option.values for argument in value.args)]
+        named = set(re.findall(r"\$\((\w+)\)", " ".join(given)))
+        assert named == ({option.name.variable} if option.args else set())
+
+
 def test_network_policies_without_peers_leave_the_ways_open() -> None:
     values = {"networkPolicies": {"enabled": True, "namespaces": ["team-a"]}}
     policies = {p["metadata"]["name"]: p["spec"] for p in Helm().render(values).of("NetworkPolicy")}

@@ -311,6 +311,34 @@ class Scaling(ApiModel):
     """Average CPU use, in percent of the request, that the autoscaler aims at."""
 
 
+class PrefixCaching(StrEnum):
+    """Whether what was computed for a prompt is kept for others that begin alike."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+
+
+class EngineOptions(ApiModel):
+    """Options of the engine: those that the ModelRuntime lists in ``spec.options``, which says what
+    each becomes. What is left out stays as the runtime has it."""
+
+    max_model_length: Annotated[int, Field(ge=16, le=16_777_216)] | None = None
+    """How many tokens a request's prompt and answer may have together."""
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """How many requests a replica answers at once; others wait."""
+    kv_cache_type: (
+        Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_]+$")] | None
+    ) = None
+    """Type of the numbers that are kept of every token of a context, for example q8_0 or fp8."""
+    prefix_caching: PrefixCaching | None = None
+    """Whether what was computed for a prompt is kept for others that begin alike."""
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Over how many devices each layer is split. A replica asks for all of them on one node."""
+    pipeline_parallel_size: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Over how many groups of devices, each as large as tensorParallelSize, the layers are dealt
+    out. A replica asks for all of them on one node; no engine spans several."""
+
+
 class Serving(ApiModel):
     """How the artifact is served."""
 
@@ -323,6 +351,8 @@ class Serving(ApiModel):
     """Autoscaling. Default: none, ``replicas`` is as given."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     """Overrides the runtime's resources for the engine."""
+    engine: EngineOptions | None = None
+    """Options of the engine. Default: as the ModelRuntime has them."""
 
 
 class QuantizedModelSpec(ApiModel):

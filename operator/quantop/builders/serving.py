@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from quantop.api.base import API_VERSION
 from quantop.api.modelruntime import ModelRuntimeSpec, Probe
 from quantop.api.quantizedmodel import Artifact, Scaling, Serving
-from quantop.builders import meta, pod
+from quantop.builders import engine, meta, pod
 from quantop.builders.meta import Manifest
 from quantop.contract import MODEL_DIR, PullTask, Stage
 from quantop.quantities import mebibytes, to_cores
@@ -175,10 +175,8 @@ def _pull(artifact: Artifact, task: PullTask, access: Access) -> Manifest:
 
 
 def _engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntimeSpec) -> Manifest:
-    default = {
-        "requests": dict(runtime.resources.requests),
-        "limits": dict(runtime.resources.limits),
-    }
+    options = engine.options(serving)
+    default = engine.resources(runtime, options)
     resources = pod.resources(
         serving.resources, default if any(default.values()) else ENGINE_RESOURCES
     )
@@ -195,6 +193,7 @@ def _engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRunti
         "QUANTOP_BITS_PER_WEIGHT": artifact.bits_per_weight or "",
         "QUANTOP_ARTIFACT_KEY": artifact.key,
         "QUANTOP_SOURCE_URI": artifact.source_uri or "",
+        **engine.environment(options),
     }
     given = {e.name: e.value for e in runtime.env}
     mounts = [
@@ -212,7 +211,7 @@ def _engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRunti
         ENGINE,
         runtime.image,
         command=list(runtime.command),
-        args=list(runtime.args),
+        args=[*runtime.args, *engine.arguments(runtime, options)],
         env=[pod.env(key, value) for key, value in {**own, **given}.items()],
         ports=[{"name": "http", "containerPort": runtime.port}],
         resources=resources,

@@ -17,7 +17,7 @@ from quantop.api.base import ApiModel
 from quantop.api.quantizedmodel import ArtifactState, QuantizedModelSpec, QuantizedModelStatus
 from quantop.builders import meta
 from quantop.builders.meta import Manifest
-from quantop.quantities import to_bytes
+from quantop.quantities import to_bytes, to_count
 from quantop.reconcile.snapshot import Capacity, Peer, Snapshot
 from quantop.settings import Settings
 
@@ -204,9 +204,14 @@ class Cache:
         ]
         if not nodes:
             return None
+        devices: dict[str, int] = {}
+        for node in nodes:
+            for resource in filter(lambda name: "/" in name, node):
+                devices[resource] = max(devices.get(resource, 0), to_count(node[resource]))
         return Capacity(
             memory=max(to_bytes(n.get("memory", "0")) for n in nodes),
             disk=max(to_bytes(n.get("ephemeral-storage", "0")) for n in nodes),
+            devices=devices,
         )
 
     def _named(self, index: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from quantop.api.modelruntime import ModelRuntimeSpec
 from quantop.api.modelstore import ModelStoreSpec, NamespacesFrom
+from quantop.api.quantizedmodel import Serving
 from quantop.api.quantizer import (
     CalibrationNeed,
     QuantizerMethod,
@@ -15,6 +16,7 @@ from quantop.api.quantizer import (
     QuantizerSpec,
 )
 from quantop.reasons import Reason
+from quantop.reconcile import options
 from quantop.reconcile.snapshot import Problem, Snapshot
 
 
@@ -130,10 +132,18 @@ def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
 
 def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
     """The ModelRuntime that the spec names, or the one of highest priority that serves the
-    recipe's format and precision; None where serving is not asked for."""
+    recipe's format and precision, if it has the engine options that are set; None where serving
+    is not asked for."""
     serving = snapshot.spec.serving
     if serving is None:
         return None
+    runtime = _able_runtime(snapshot, serving)
+    if isinstance(runtime, Problem):
+        return runtime
+    return options.check(serving, runtime.name, runtime.spec, snapshot.capacity) or runtime
+
+
+def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Problem:
     able = {
         n: r
         for n, r in snapshot.runtimes.items()

@@ -14,10 +14,12 @@ from quantop.settings import Settings
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the largest node can hold, in bytes; None while no node is known."""
+    """What the largest node can hold: bytes, and devices by the name of their resource."""
 
     memory: int
     disk: int
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Of those that any node has."""
 
 
 @dataclass(frozen=True)
