@@ -39,6 +39,8 @@ PVC_DIR = PurePosixPath("/pvc")
 """A claim named C in a ``pvc://C/path`` uri is mounted read-only at ``PVC_DIR / C``."""
 MODEL_DIR = PurePosixPath("/models/current")
 """Where a serving pod finds the artifact."""
+DRAFT_MODEL_DIR = PurePosixPath("/models/draft")
+"""Where it finds that of the draft model, if there is one."""
 
 
 class Stage(StrEnum):
@@ -190,6 +192,8 @@ class QualityReport(Message):
     parameters: int
     quantized_layers: int
     total_layers: int
+    vocabulary_digest: str | None = None
+    """sha256 over the tokens and their ids; None from adapters that leave it out."""
 
 
 class ArtifactSummary(Message):

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     RESOLVING = "Resolving"
     CONVERTING = "Converting"
     WAITING_FOR_CONVERSION = "WaitingForConversion"
+    WAITING_FOR_DRAFT_MODEL = "WaitingForDraftModel"
     ROLLING_OUT = "RollingOut"
     DELETING = "Deleting"
     # Good.
@@ -61,6 +62,10 @@ class Reason(StrEnum):
     FORMAT_NOT_SERVED = "FormatNotServed"
     OPTION_NOT_SUPPORTED = "OptionNotSupported"
     OPTION_VALUE_NOT_SUPPORTED = "OptionValueNotSupported"
+    DRAFT_MODEL_NOT_FOUND = "DraftModelNotFound"
+    DRAFT_MODEL_NOT_READY = "DraftModelNotReady"
+    DRAFT_MODEL_NOT_USABLE = "DraftModelNotUsable"
+    DRAFT_MODEL_IN_USE = "DraftModelInUse"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
     SECRET_NOT_FOUND = "SecretNotFound"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"

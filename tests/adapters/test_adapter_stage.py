@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quantop_adapters import perplexity, stage
+from quantop_adapters import checkpoint, perplexity, stage
 from quantop_adapters.auto_round import Awq, Gptq
 from quantop_adapters.coverage import Coverage, Weight
 from quantop_adapters.llama_cpp import LlamaCpp
@@ -215,9 +215,23 @@ def test_measuring_without_a_text_still_counts(work: Path, run: Run) -> None:
         "parameters": 100,
         "quantizedLayers": 1,
         "totalLayers": 1,
+        "vocabularyDigest": None,
         "tool": {"name": "fake", "version": "1"},
         "evaluationSkipped": True,
     }
+
+
+def test_tokens_are_named_by_a_digest_without_those_that_were_added(work: Path, run: Run) -> None:
+    def digest(**tokenizer: object) -> str:
+        (work / "source" / "tokenizer.json").write_text(json.dumps(tokenizer))
+        found = checkpoint.vocabulary_digest(work / "source")
+        assert found
+        return found
+
+    tokens = {"a": 0, "b": 1}
+    first = digest(model={"vocab": tokens})
+    assert first == digest(model={"vocab": {**tokens, "<s>": 2}}, added_tokens=[{"content": "<s>"}])
+    assert first != digest(model={"vocab": {"a": 1, "b": 0}})
 
 
 def test_the_band_of_the_recipe_is_held(work: Path, run: Run) -> None:

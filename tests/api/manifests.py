@@ -44,6 +44,7 @@ GOOD: dict[str, Object] = {
                 "prefixCaching": "Enabled",
                 "tensorParallelSize": 2,
                 "pipelineParallelSize": 1,
+                "draftModel": {"name": "smaller"},
             },
         },
     },

@@ -84,6 +84,11 @@ REFUSALS = [
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "q4.1"}),
     Refusal(
         QM,
+        "spec.serving.engine.draftModel.name must name another QuantizedModel, a smaller one",
+        {f"{SERVING}.engine.draftModel.name": "good"},
+    ),
+    Refusal(
+        QM,
         "spec.source.uri must begin with hf://, s3:// or pvc://: hf://OWNER/NAME",
         {**BUCKET, f"{SOURCE}.uri": "https://example.com/model"},
     ),
@@ -240,7 +245,7 @@ REFUSALS = [
     ),
     Refusal(
         RUNTIME,
-        "maximum is that of a number: list the values of kvCacheType and prefixCaching",
+        "maximum is that of a number: remove it, or list the values of kvCacheType",
         {"spec.options.1.maximum": 2},
     ),
     Refusal(

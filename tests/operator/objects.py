@@ -79,6 +79,7 @@ def runtime(name: str = "llama-cpp", **spec: Any) -> dict[str, Any]:
                     "args": ["--kv", "$(KV_CACHE_TYPE)"],
                     "values": [{"value": "f16"}, {"value": "q8_0"}],
                 },
+                {"name": "draftModel", "args": ["--draft", "$(DRAFT_MODEL_DIR)"]},
             ],
             "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
             **spec,

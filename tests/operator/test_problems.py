@@ -65,7 +65,10 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "option that the runtime lacks": (
         {"serving": {"engine": {"prefixCaching": "Enabled"}}},
         "OptionNotSupported",
-        ["spec.serving.engine.prefixCaching is set", "possible: kvCacheType, maxModelLength"],
+        [
+            "spec.serving.engine.prefixCaching is set",
+            "possible: draftModel, kvCacheType, maxModelLength",
+        ],
     ),
     "value that the runtime's option lacks": (
         {"serving": {"engine": {"kvCacheType": "q9"}}},

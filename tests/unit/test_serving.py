@@ -40,7 +40,9 @@ GPU_RUNTIME: dict[str, Any] = {
 }
 
 
-def deployment(given: dict[str, Any] | None = None, **runtime: Any) -> Manifest:
+def deployment(
+    given: dict[str, Any] | None = None, draft: Artifact | None = None, **runtime: Any
+) -> Manifest:
     """What is made of a runtime, and of this in `spec.serving`."""
     model = objects.model("team-a", serving=given or {})
     model["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
@@ -53,6 +55,7 @@ def deployment(given: dict[str, Any] | None = None, **runtime: Any) -> Manifest:
         ModelRuntimeSpec.model_validate(objects.runtime(**(GPU_RUNTIME | runtime))["spec"]),
         PullTask(store=StoreRef(bucket="models"), key=ARTIFACT.key, manifest_digest="3" * 64),
         serving.Access("registry.example/worker", "default", "reader"),
+        draft,
     )
 
 
@@ -134,3 +137,20 @@ def test_devices_are_asked_for_as_often_as_the_engine_uses_them(
 def test_what_the_model_says_of_other_resources_stays() -> None:
     container = engine({"tensorParallelSize": 2}, resources={"limits": {"memory": "64Gi"}})
     assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": "2"}
+
+
+def test_a_draft_models_artifact_is_pulled_beside_with_room_for_both() -> None:
+    small = ARTIFACT.model_copy(
+        update={"key": "5" * 64, "manifest_digest": "6" * 64, "size_bytes": 100 * 2**20}
+    )
+    pod = deployment(draft=small)["spec"]["template"]["spec"]
+    pulls = pod["initContainers"]
+    assert [each["name"] for each in pulls] == ["pull", "pull-draft"]
+    assert [each["command"][-1] for each in pulls] == ["pull", "pull"]
+    requests = [each["resources"]["requests"]["ephemeral-storage"] for each in pulls]
+    assert requests == ["103Mi"] * 2
+    task = PullTask.model_validate_json(pulls[1]["env"][0]["value"])
+    assert (task.key, task.manifest_digest) == (small.key, small.manifest_digest)
+    assert task.directory == "/models/draft"
+    room = next(each for each in pod["volumes"] if each["name"] == "models")
+    assert room["emptyDir"]["sizeLimit"] == "177Mi"

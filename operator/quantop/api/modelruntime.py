@@ -23,7 +23,7 @@ Path = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^/")]
 
 
 class OptionName(StrEnum):
-    """An option of ``spec.serving.engine``; its value is in the variable of the member's name."""
+    """An option of ``spec.serving.engine``."""
 
     MAX_MODEL_LENGTH = "maxModelLength"
     MAX_CONCURRENT_REQUESTS = "maxConcurrentRequests"
@@ -31,11 +31,12 @@ class OptionName(StrEnum):
     PREFIX_CACHING = "prefixCaching"
     TENSOR_PARALLEL_SIZE = "tensorParallelSize"
     PIPELINE_PARALLEL_SIZE = "pipelineParallelSize"
+    DRAFT_MODEL = "draftModel"
 
     @property
     def variable(self) -> str:
-        """The variable of the engine's environment that has the value."""
-        return self.name
+        """The variable of the engine's environment that has the value, or the draft's folder."""
+        return "DRAFT_MODEL_DIR" if self is OptionName.DRAFT_MODEL else self.name
 
 
 CONTRACT_VARIABLES = (
@@ -134,8 +135,9 @@ class EngineOption(ApiModel):
             "prefixCaching needs values with arguments for Enabled, Disabled or both",
         ),
         Rule(
-            "!has(self.maximum) || !(self.name in ['kvCacheType', 'prefixCaching'])",
-            "maximum is that of a number: list the values of kvCacheType and prefixCaching",
+            "!has(self.maximum) || !(self.name in ['kvCacheType', 'prefixCaching', 'draftModel'])",
+            "maximum is that of a number: remove it, or list the values of kvCacheType and "
+            "prefixCaching",
         ),
         Rule(
             "!has(self.multiplies) || self.name in ['tensorParallelSize', 'pipelineParallelSize']",
@@ -153,7 +155,7 @@ class EngineOption(ApiModel):
     """Arguments that are put behind spec.args when a model sets the option, so that they win in
     an engine that takes the last of several. Its value is in $(MAX_MODEL_LENGTH),
     $(MAX_CONCURRENT_REQUESTS), $(KV_CACHE_TYPE), $(PREFIX_CACHING), $(TENSOR_PARALLEL_SIZE) or
-    $(PIPELINE_PARALLEL_SIZE)."""
+    $(PIPELINE_PARALLEL_SIZE); $(DRAFT_MODEL_DIR) is the folder of the draft model's artifact."""
     values: Annotated[list[OptionValue], Field(max_length=64)] = Field(
         default_factory=list, json_schema_extra=map_list("value")
     )

@@ -318,6 +318,15 @@ class PrefixCaching(StrEnum):
     DISABLED = "Disabled"
 
 
+class DraftModel(ApiModel):
+    """A small model that guesses the tokens that come next; the served one checks several of them
+    at once. What is answered stays the served model's."""
+
+    name: Name
+    """Another QuantizedModel of the namespace, in the same format, store and tokenizer. Its
+    artifact is used: it needs no spec.serving."""
+
+
 class EngineOptions(ApiModel):
     """Options of the engine: those that the ModelRuntime lists in ``spec.options``, which says what
     each becomes. What is left out stays as the runtime has it."""
@@ -337,6 +346,8 @@ class EngineOptions(ApiModel):
     pipeline_parallel_size: Annotated[int, Field(ge=1, le=256)] | None = None
     """Over how many groups of devices, each as large as tensorParallelSize, the layers are dealt
     out. A replica asks for all of them on one node; no engine spans several."""
+    draft_model: DraftModel | None = None
+    """Speculative decoding: a small model that guesses ahead."""
 
 
 class Serving(ApiModel):
@@ -426,6 +437,8 @@ class Artifact(ApiModel):
     """The image that made it."""
     manifest_digest: Annotated[str, Field(max_length=80)] = ""
     """sha256 of manifest.json, which lists every file with its sha256."""
+    vocabulary_digest: Annotated[str, Field(max_length=64)] | None = None
+    """sha256 over its tokens and their ids: the same one where texts are read alike."""
 
 
 class QualityStatus(ApiModel):

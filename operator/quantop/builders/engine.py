@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from quantop.api.modelruntime import EngineOption, ModelRuntimeSpec, OptionName
 from quantop.api.quantizedmodel import Serving
 from quantop.builders.meta import Manifest
+from quantop.contract import DRAFT_MODEL_DIR
 from quantop.quantities import to_count
 
 Options = Mapping[OptionName, str]
-"""The options that a model sets, with their values."""
+"""The options that a model sets, with their values; the name of a draft model."""
 
 
 def options(serving: Serving) -> Options:
@@ -17,6 +18,8 @@ def options(serving: Serving) -> Options:
     if serving.engine is None:
         return {}
     given = serving.engine.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if draft := serving.engine.draft_model:
+        given[OptionName.DRAFT_MODEL] = draft.name
     return {OptionName(name): str(value) for name, value in given.items()}
 
 
@@ -36,7 +39,10 @@ def arguments(runtime: ModelRuntimeSpec, given: Options) -> list[str]:
 
 def environment(given: Options) -> dict[str, str]:
     """The variables that the arguments name."""
-    return {name.variable: value for name, value in given.items()}
+    variables = {name.variable: value for name, value in given.items()}
+    if OptionName.DRAFT_MODEL in given:
+        variables[OptionName.DRAFT_MODEL.variable] = str(DRAFT_MODEL_DIR)
+    return variables
 
 
 def devices(runtime: ModelRuntimeSpec, given: Options) -> dict[str, str]:

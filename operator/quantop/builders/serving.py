@@ -7,7 +7,7 @@ from quantop.api.modelruntime import ModelRuntimeSpec, Probe
 from quantop.api.quantizedmodel import Artifact, Scaling, Serving
 from quantop.builders import engine, meta, pod
 from quantop.builders.meta import Manifest
-from quantop.contract import MODEL_DIR, PullTask, Stage
+from quantop.contract import DRAFT_MODEL_DIR, MODEL_DIR, PullTask, Stage
 from quantop.quantities import mebibytes, to_cores
 
 SERVICE_PORT = 80
@@ -43,6 +43,7 @@ def deployment(
     runtime: ModelRuntimeSpec,
     task: PullTask,
     access: Access,
+    draft: Artifact | None = None,
 ) -> Manifest:
     """The Deployment. The old revision serves until a pod of the new one is Ready."""
     name = model["metadata"]["name"]
@@ -59,7 +60,18 @@ def deployment(
         "quantop.dev/bits-per-weight": artifact.bits_per_weight,
         "quantop.dev/source": artifact.source_uri,
         "quantop.dev/runtime": runtime_name,
+        "quantop.dev/draft-artifact-key": draft.key if draft else "",
     }
+    size_bytes = artifact.size_bytes + (draft.size_bytes if draft else 0)
+    pulls = [_pull(size_bytes, task, access)]
+    if draft:
+        beside = PullTask(
+            store=task.store,
+            key=draft.key,
+            manifest_digest=draft.manifest_digest,
+            directory=str(DRAFT_MODEL_DIR),
+        )
+        pulls.append(_pull(size_bytes, beside, access, name=f"{Stage.PULL}-draft"))
     annotations = {key: value for key, value in described.items() if value}
     if runtime.metrics:
         annotations |= {
@@ -95,9 +107,9 @@ def deployment(
                         "labelSelector": {"matchLabels": selector(name)},
                     }
                 ],
-                initContainers=[_pull(artifact, task, access)],
+                initContainers=pulls,
                 containers=[_engine(name, serving, artifact, runtime)],
-                volumes=_volumes(artifact, runtime),
+                volumes=_volumes(size_bytes, runtime),
                 **({"nodeSelector": runtime.node_selector} if runtime.node_selector else {}),
             ),
         },
@@ -155,20 +167,22 @@ def autoscaler(model: Manifest, scaling: Scaling) -> Manifest:
     return result
 
 
-def _pull(artifact: Artifact, task: PullTask, access: Access) -> Manifest:
-    """Fetches and verifies the artifact before the engine starts; the engine has no credentials."""
+def _pull(size_bytes: int, task: PullTask, access: Access, name: str = "") -> Manifest:
+    """Fetches and verifies an artifact before the engine starts; the engine has no credentials.
+    The pod needs room for all that is pulled, and gets the largest of its containers' requests."""
     pull = pod.worker(
         Stage.PULL,
         access.worker_image,
         task,
         [pod.mount("models", str(MODEL_DIR.parent))],
         store_secret=access.reader_secret,
+        name=name,
     )
     pull["resources"] = {
         **pod.WORKER_RESOURCES,
         "requests": {
             **pod.WORKER_RESOURCES["requests"],
-            "ephemeral-storage": mebibytes(artifact.size_bytes),
+            "ephemeral-storage": mebibytes(size_bytes),
         },
     }
     return pull
@@ -232,9 +246,9 @@ def _probe(probe: Probe) -> Manifest:
     }
 
 
-def _volumes(artifact: Artifact, runtime: ModelRuntimeSpec) -> list[Manifest]:
+def _volumes(size_bytes: int, runtime: ModelRuntimeSpec) -> list[Manifest]:
     # A tenth on top and some more for manifest and file system overhead.
-    room = mebibytes(artifact.size_bytes * 11 // 10 + 64 * 2**20)
+    room = mebibytes(size_bytes * 11 // 10 + 64 * 2**20)
     volumes = [pod.scratch("models", room), pod.scratch("tmp")]
     if runtime.shared_memory:
         volumes.append(pod.scratch("shm", runtime.shared_memory, medium="Memory"))

@@ -375,6 +375,7 @@ def artifact_status(summary: ArtifactSummary) -> Artifact:
         quantizer=summary.recipe.quantizer,
         quantizer_image=summary.recipe.quantizer_image,
         manifest_digest=summary.manifest_digest,
+        vocabulary_digest=summary.quality.vocabulary_digest if summary.quality else None,
     )
 
 

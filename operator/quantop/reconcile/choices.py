@@ -145,9 +145,7 @@ def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
 
 def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Problem:
     able = {
-        n: r
-        for n, r in snapshot.runtimes.items()
-        if _serves(r, snapshot.format, snapshot.precision)
+        n: r for n, r in snapshot.runtimes.items() if serves(r, snapshot.format, snapshot.precision)
     }
     if serving.runtime_name is not None:
         runtime = snapshot.runtimes.get(serving.runtime_name)
@@ -211,7 +209,8 @@ def _with_method(
     return ChosenQuantizer(name, quantizer, precision, method)
 
 
-def _serves(runtime: ModelRuntimeSpec, format_: str, precision: str) -> bool:
+def serves(runtime: ModelRuntimeSpec, format_: str, precision: str) -> bool:
+    """Whether a ModelRuntime says that it serves this."""
     return any(
         f.format == format_ and (not f.precisions or precision in f.precisions)
         for f in runtime.formats

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from quantop.api.quantizedmodel import (
     AUTO,
+    Artifact,
     Candidate,
     DeletionPolicy,
     OnFailure,
@@ -16,7 +17,7 @@ from quantop.builders.meta import Manifest
 from quantop.conditions import PENDING, State, merge
 from quantop.contract import DeleteTask, digest
 from quantop.reasons import ConditionType, Reason
-from quantop.reconcile import artifact, auto, choices, gate, pods, presets, rollout
+from quantop.reconcile import artifact, auto, choices, draft, gate, pods, presets, rollout
 from quantop.reconcile.artifact import ArtifactStep
 from quantop.reconcile.drift import needs_apply, with_hash
 from quantop.reconcile.rollout import RolloutStep
@@ -118,13 +119,21 @@ def _next(snapshot: Snapshot) -> Steps:
         return Steps(unchanged, as_it_is, runtime)
     step = found.step if found else artifact.next_step(snapshot, store, quantizer)
     candidates = found.candidates if found else []
+    drafted = draft.choose(snapshot, runtime)
+    if isinstance(drafted, Artifact) and step.artifact:
+        drafted = draft.differs(snapshot, step.artifact, drafted) or drafted
+    if isinstance(drafted, Problem):
+        return Steps(step if step.artifact else unchanged, as_it_is, drafted, candidates)
     if step.artifact is None:
         return Steps(step, as_it_is, step.problem, candidates)
     limits = snapshot.spec.quality
     fault = gate.check(limits, step.quality)
     if fault and limits and limits.on_failure is OnFailure.BLOCK:
         return Steps(step, as_it_is, fault, candidates)
-    rolled = rollout.next_step(snapshot, step.artifact, runtime, store)
+    if isinstance(drafted, draft.Waiting):
+        rolled = rollout.waiting(snapshot, Reason.WAITING_FOR_DRAFT_MODEL, drafted.message)
+    else:
+        rolled = rollout.next_step(snapshot, step.artifact, runtime, store, drafted)
     return Steps(step, rolled, rolled.problem, candidates)
 
 
@@ -295,6 +304,17 @@ def _plan_deletion(snapshot: Snapshot, now: datetime) -> Plan:
     # No Job can be made in a namespace that is going: the artifact stays, the object must not.
     if keeps or not status.published_keys or snapshot.namespace_terminating:
         return release
+    if snapshot.drafts_for:
+        return stalled(
+            snapshot,
+            Problem(
+                Reason.DRAFT_MODEL_IN_USE,
+                f"it is the draft model of {', '.join(snapshot.drafts_for)}, whose new pods could "
+                "not start without its artifact: remove spec.serving.engine.draftModel there, "
+                "delete those too, or set spec.storage.deletionPolicy to Retain here.",
+            ),
+            now,
+        )
     store = choices.choose_store(snapshot)
     if isinstance(store, Problem):
         hint = " Or set spec.storage.deletionPolicy to Retain to let the object go."

@@ -31,6 +31,14 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """The QuantizedModel that the spec names as its draft model."""
+
+    spec: QuantizedModelSpec
+    status: QuantizedModelStatus
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What is: the model, parsed, and the children as the API has them."""
 
@@ -52,6 +60,9 @@ class Snapshot:
     autoscaler: Manifest | None = None
     peers: tuple[Peer, ...] = ()
     capacity: Capacity | None = None
+    draft: Draft | None = None
+    drafts_for: tuple[str, ...] = ()
+    """Names of the models that this one is the draft model of."""
 
     @property
     def name(self) -> str:

@@ -309,6 +309,7 @@ def evaluate(toolchain: Scoring | Measuring, task: Task) -> dict[str, object]:
     quality: dict[str, Any] = {
         **measured,
         **coverage.report(),
+        "vocabularyDigest": checkpoint.vocabulary_digest(task.source),
         "tool": {"name": toolchain.name, "version": toolchain.version()},
         "evaluationSkipped": task.evaluation is None,
     }
