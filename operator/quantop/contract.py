@@ -15,7 +15,13 @@ from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic.alias_generators import to_camel
 
 TASK_VARIABLE = "QUANTOP_TASK"
@@ -115,6 +121,13 @@ class EvaluationRef(TextRef):
     max_tokens: int
 
 
+class Override(Message):
+    """A precision for those tensors in whose names a regular expression is found."""
+
+    tensors: str
+    precision: str
+
+
 class Recipe(Message):
     """How an artifact is made."""
 
@@ -123,6 +136,21 @@ class Recipe(Message):
     method: str = ""
     quantizer: str
     quantizer_image: str
+    overrides: tuple[Override, ...] = ()
+    max_file_bytes: int | None = None
+    """The most that a file of the artifact may come to; a larger one is split."""
+
+    @property
+    def overrides_text(self) -> str:
+        """The overrides as a toolchain is told them: JSON, or nothing."""
+        told = [override.model_dump(mode="json") for override in self.overrides]
+        return canonical_json(told) if told else ""
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and is not given: what was made before keeps its key."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if value not in (None, (), [])}
 
 
 class Referrer(Message):

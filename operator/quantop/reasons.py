@@ -56,6 +56,8 @@ class Reason(StrEnum):
     QUANTIZER_NOT_FOUND = "QuantizerNotFound"
     PRECISION_NOT_SUPPORTED = "PrecisionNotSupported"
     METHOD_NOT_SUPPORTED = "MethodNotSupported"
+    OVERRIDES_NOT_SUPPORTED = "OverridesNotSupported"
+    MAX_FILE_SIZE_NOT_SUPPORTED = "MaxFileSizeNotSupported"
     CALIBRATION_REQUIRED = "CalibrationRequired"
     CALIBRATION_IGNORED = "CalibrationIgnored"
     RUNTIME_NOT_FOUND = "RuntimeNotFound"

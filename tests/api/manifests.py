@@ -17,6 +17,8 @@ GOOD: dict[str, Object] = {
             "precision": "Q4_K_M",
             "method": "GPTQ",
             "quantizerName": "llama-cpp",
+            "overrides": [{"tensors": "ffn_down|^output[.]", "precision": "Q8_0"}],
+            "maxFileSize": "5Gi",
             "calibration": {"uri": "s3://bucket/key"},
             "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": 2, "memory": "1Gi"}},
         },
@@ -71,6 +73,8 @@ GOOD: dict[str, Object] = {
             }
         ],
         "architectures": ["LlamaForCausalLM"],
+        "overrides": {"precisions": ["Q8_0", "F16"], "exceptFor": ["F16"]},
+        "fileSplitting": "Supported",
         "resources": {"cpu": 2},
     },
     "ModelRuntime": {
@@ -109,6 +113,8 @@ GOOD: dict[str, Object] = {
             "format": "GGUF",
             "precision": "Auto",
             "auto": {"precisions": ["Q4_K_M"]},
+            "overrides": [{"tensors": "ffn_down", "precision": "Q8_0"}],
+            "maxFileSize": "5Gi",
             "quantizerName": "llama-cpp",
         },
         "quality": {

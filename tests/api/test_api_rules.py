@@ -42,7 +42,11 @@ OPERATORS = "spec.env must not set what the operator sets itself: "
 UNUSABLE = {"gpu": "1"}
 OPTION = "spec.options.0"
 BY_PRESET = {
-    f"{QUANTIZATION}.{field}": None for field in ("format", "precision", "method", "quantizerName")
+    f"{QUANTIZATION}.{field}": None
+    for field in (
+        *("format", "precision", "method", "quantizerName"),
+        *("overrides", "maxFileSize"),
+    )
 } | {f"{QUANTIZATION}.presetName": "mobile"}
 AUTO = {f"{QUANTIZATION}.precision": "Auto", f"{QUANTIZATION}.method": None}
 
@@ -76,8 +80,19 @@ REFUSALS = [
             "precision": "Q4_K_M",
             "auto": {"maxSize": "4Gi"},
             "method": "GPTQ",
+            "overrides": [{"tensors": "ffn_down", "precision": "Q8_0"}],
+            "maxFileSize": "5Gi",
             "quantizerName": "llama-cpp",
         }.items()
+    ),
+    *(
+        Refusal(
+            kind,
+            "spec.quantization.maxFileSize must be at least 1Mi",
+            {f"{QUANTIZATION}.maxFileSize": size},
+        )
+        for kind in (QM, PRESET)
+        for size in ("1000k", 1_048_575)
     ),
     Refusal(QM, "metadata.name must be at most 46 characters", {"metadata.name": "a" * 47}),
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "4bit"}),

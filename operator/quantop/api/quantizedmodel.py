@@ -175,6 +175,17 @@ class Auto(ApiModel):
     """Only these are tried. Default: all that the Quantizers for the format list."""
 
 
+class Override(ApiModel):
+    """A precision for some tensors."""
+
+    tensors: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^([^$]|\$[^$(])*\$?$")]
+    """A regular expression, for those matrices of the artifact in whose names it is found, for
+    example ffn_down or ^blk[.][01][.] for GGUF. Not $$ or $(, which Kubernetes reads
+    otherwise."""
+    precision: Precision
+    """A precision that the Quantizer lists for single tensors, for example Q8_0."""
+
+
 class Recipe(ApiModel):
     """How an artifact is made."""
 
@@ -189,6 +200,11 @@ class Recipe(ApiModel):
             f"spec.quantization.method is chosen with the precision when that is {AUTO}: remove "
             "it, or name a precision",
         ),
+        Rule(
+            "!has(self.maxFileSize) || "
+            "quantity(string(self.maxFileSize)).compareTo(quantity('1Mi')) >= 0",
+            "spec.quantization.maxFileSize must be at least 1Mi",
+        ),
     )
 
     format: Format | None = None
@@ -201,6 +217,12 @@ class Recipe(ApiModel):
     """How the precision is chosen when it is Auto. Default: the smallest of all."""
     method: Method | None = None
     """A method that the Quantizer lists for the precision. Default: its first."""
+    overrides: Annotated[list[Override], Field(max_length=64)] = Field(default_factory=list)
+    """Tensors that get another precision than the artifact's. Of several that fit, the first one
+    counts. Default: none."""
+    max_file_size: Quantity | None = None
+    """The most that a file of the artifact may come to, for example 5Gi: a larger one is split.
+    Default: any size."""
     quantizer_name: Name | None = None
     """The Quantizer. Default: the one that writes the format in this precision."""
 
@@ -216,9 +238,10 @@ class Quantization(Recipe):
         ),
         Rule(
             "!has(self.presetName) || !has(self.format) && !has(self.precision) && "
-            "!has(self.auto) && !has(self.method) && !has(self.quantizerName)",
+            "!has(self.auto) && !has(self.method) && !has(self.overrides) && "
+            "!has(self.maxFileSize) && !has(self.quantizerName)",
             "spec.quantization.presetName names a whole recipe: remove format, precision, auto, "
-            "method and quantizerName, or presetName",
+            "method, overrides, maxFileSize and quantizerName, or presetName",
         ),
     )
 
