@@ -15,7 +15,13 @@ from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic.alias_generators import to_camel
 
 TASK_VARIABLE = "QUANTOP_TASK"
@@ -41,6 +47,8 @@ PVC_DIR = PurePosixPath("/pvc")
 """A claim named C in a ``pvc://C/path`` uri is mounted read-only at ``PVC_DIR / C``."""
 MODEL_DIR = PurePosixPath("/models/current")
 """Where a serving pod finds the artifact."""
+DRAFT_MODEL_DIR = PurePosixPath("/models/draft")
+"""Where it finds that of the draft model, if there is one."""
 
 
 class Stage(StrEnum):
@@ -116,6 +124,13 @@ class EvaluationRef(TextRef):
     max_tokens: int
 
 
+class Override(Message):
+    """A precision for those tensors in whose names a regular expression is found."""
+
+    tensors: str
+    precision: str
+
+
 class Recipe(Message):
     """How an artifact is made."""
 
@@ -124,6 +139,21 @@ class Recipe(Message):
     method: str = ""
     quantizer: str
     quantizer_image: str
+    overrides: tuple[Override, ...] = ()
+    max_file_bytes: int | None = None
+    """The most that a file of the artifact may come to; a larger one is split."""
+
+    @property
+    def overrides_text(self) -> str:
+        """The overrides as a toolchain is told them: JSON, or nothing."""
+        told = [override.model_dump(mode="json") for override in self.overrides]
+        return canonical_json(told) if told else ""
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and is not given: what was made before keeps its key."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if value not in (None, (), [])}
 
 
 class Referrer(Message):
@@ -202,6 +232,8 @@ class QualityReport(Message):
     parameters: int
     quantized_layers: int
     total_layers: int
+    vocabulary_digest: str | None = None
+    """sha256 over the tokens and their ids; None from adapters that leave it out."""
 
 
 class ArtifactSummary(Message):

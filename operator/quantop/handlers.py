@@ -19,7 +19,7 @@ from quantop.api.quantizer import QuantizerSpec
 from quantop.builders import meta
 from quantop.builders.meta import Manifest
 from quantop.reasons import Reason
-from quantop.reconcile.cache import Cache, Key, node, parse, trim, trim_pod
+from quantop.reconcile.cache import Cache, Key, draft_name, node, parse, trim, trim_pod
 from quantop.reconcile.queue import WorkQueue
 from quantop.reconcile.snapshot import Node
 
@@ -105,6 +105,11 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
         if name := metadata.get("labels", {}).get(meta.MODEL_LABEL):
             queue.add((metadata["namespace"], name))
 
+    def model_changed(model: Manifest) -> None:
+        queue.add(_key(model))
+        for key in cache.kin(_key(model)):
+            queue.add(key)
+
     def job_changed(job: Manifest) -> None:
         wake_owner(job)
         _count(job, seen_jobs)
@@ -117,7 +122,9 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
 
     models = (GROUP, VERSION, "quantizedmodels")
     index(models, "models", lambda body: {_key(body): trim(body)})
-    event(models, lambda body: queue.add(_key(body)))
+    index(models, "drafting", _drafting)
+    index(models, "going", _going)
+    event(models, model_changed)
     for name, (plural, type_) in KINDS.items():
         resource = (GROUP, VERSION, plural)
         index(resource, name, _parser(type_))
@@ -144,12 +151,25 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
 
-INDEXES = ("models", *KINDS, *CHILDREN, "conversions", "nodes", "namespaces")
+INDEXES = ("models", "drafting", "going", *KINDS, *CHILDREN, "conversions", "nodes", "namespaces")
 
 
 def _key(body: Manifest) -> Key:
     metadata = body["metadata"]
     return metadata["namespace"], metadata["name"]
+
+
+def _drafting(model: Any) -> dict[Key, str]:
+    """A model by the draft model that it names."""
+    namespace, name = _key(model)
+    draft = draft_name(model)
+    return {(namespace, draft): name} if draft else {}
+
+
+def _going(model: Any) -> dict[str, str]:
+    """A model that is being deleted, by its namespace."""
+    namespace, name = _key(model)
+    return {namespace: name} if "deletionTimestamp" in model["metadata"] else {}
 
 
 def _by_model(cut: Callable[[Any], Manifest]) -> Callable[[Any], dict[Key, Manifest]]:

@@ -17,6 +17,11 @@ def to_cores(quantity: str) -> int:
     return max(1, math.ceil(parse(quantity)))
 
 
+def to_count(quantity: str) -> int:
+    """Whole devices of a quantity such as ``8``, rounded up."""
+    return math.ceil(parse(quantity))
+
+
 def parse(quantity: str) -> Decimal:
     """The exact value of a quantity. Raises ValueError when it is none."""
     return Decimal(parse_quantity(quantity))

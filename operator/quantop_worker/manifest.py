@@ -90,6 +90,7 @@ class Coverage(Message):
     parameters: int
     quantized_layers: int
     total_layers: int
+    vocabulary_digest: str | None = None
 
 
 class Manifest(Message):
@@ -150,6 +151,7 @@ def coverage_of(report: MeasuredQuality) -> Coverage:
         parameters=report.parameters,
         quantized_layers=report.quantized_layers,
         total_layers=report.total_layers,
+        vocabulary_digest=report.vocabulary_digest,
     )
 
 

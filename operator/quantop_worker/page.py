@@ -260,6 +260,8 @@ def _made(uri: str, published: Published) -> Markup:
         ("format", recipe.format),
         ("precision", recipe.precision),
         ("method", recipe.method),
+        *((f"precision of {o.tensors}", o.precision) for o in recipe.overrides),
+        *([("a file at most", f"{most:,} bytes")] if (most := recipe.max_file_bytes) else []),
         ("Quantizer", recipe.quantizer),
         ("its image", recipe.quantizer_image),
         ("made by", " ".join((manifest.tool.name, manifest.tool.version))),
@@ -299,6 +301,8 @@ def apply_command(manifest: Manifest, text: EvaluationRecord) -> str:
             "format": recipe.format,
             "precision": recipe.precision,
             **({"method": recipe.method} if recipe.method else {}),
+            **({"overrides": _overrides(recipe)} if recipe.overrides else {}),
+            **({"maxFileSize": recipe.max_file_bytes} if recipe.max_file_bytes else {}),
             "quantizerName": recipe.quantizer,
         },
         "quality": {
@@ -371,6 +375,8 @@ def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, st
         ("FORMAT", recipe.format),
         ("PRECISION", recipe.precision),
         ("METHOD", recipe.method),
+        ("OVERRIDES", recipe.overrides_text),
+        ("MAX_FILE_BYTES", recipe.max_file_bytes or ""),
         ("WORK_DIR", "/work"),
         ("SOURCE_DIR", "/work/source"),
         ("ARTIFACT_DIR", "/work/artifact"),
@@ -379,6 +385,10 @@ def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, st
         ("EVALUATION_SEQUENCE_LENGTH", text.sequence_length),
         ("EVALUATION_MAX_TOKENS", text.max_tokens),
     )
+
+
+def _overrides(recipe: Recipe) -> list[dict[str, str]]:
+    return [override.model_dump() for override in recipe.overrides]
 
 
 def _command(*words: str) -> str:

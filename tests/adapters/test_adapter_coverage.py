@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from quantop_adapters import checkpoint
 from quantop_adapters.auto_round import Gptq
-from quantop_adapters.coverage import Coverage, Weight, is_output
+from quantop_adapters.coverage import Coverage, Override, Weight, is_output, overridden
 from quantop_adapters.llm_compressor import LlmCompressor
 from quantop_adapters.mlx import Mlx
 from quantop_adapters.refusal import RefusedError
@@ -206,3 +206,66 @@ def test_tensors_are_read_from_safetensors_headers(tmp_path: Path) -> None:
     layer = tensors["model.layers.0.mlp.up_proj.weight"]
     assert (layer.shape, layer.numbers, layer.bits) == ((6, 4), 24, 384)
     assert len(tensors) == 3
+
+
+def matrix(name: str, precision: str, numbers: int = 1000) -> Weight:
+    """A layer of a GGUF file."""
+    bits = {"Q4_K": 4.5, "Q8_0": 8.5, "F16": 16.0}[precision]
+    return Weight(
+        numbers, int(numbers * bits), True, precision != "F16", name=name, precision=precision
+    )
+
+
+DOWN = Override("ffn_down", "Q8_0")
+TAILORED = Coverage(
+    (
+        matrix("blk.0.ffn_down.weight", "Q8_0"),
+        matrix("blk.0.ffn_up.weight", "Q4_K"),
+        matrix("blk.0.attn_q.weight", "F16"),
+        Weight(64, 64 * 32, False, False),
+    )
+)
+BAND = Decimal("4"), Decimal("5")
+
+
+def test_the_first_override_that_fits_counts() -> None:
+    overrides = [Override("^blk[.]0[.]", "Q6_K"), DOWN]
+    assert overridden("blk.0.ffn_down.weight", overrides) is overrides[0]
+    assert overridden("blk.1.ffn_down.weight", overrides) is DOWN
+    assert overridden("blk.1.ffn_up.weight", overrides) is None
+
+
+def test_what_an_override_names_is_not_in_the_band_and_may_stay_in_floats() -> None:
+    overrides = [DOWN, Override("attn_q", "F16")]
+    TAILORED.check("Q4_K_M", *BAND, 3000, overrides)
+    with pytest.raises(RefusedError, match=r"layers hold 6\.50") as refusal:
+        TAILORED.check("Q4_K_M", *BAND, 2000)
+    assert refusal.value.reason == "BitsPerWeightOutOfBand"
+    with pytest.raises(RefusedError) as refusal:
+        TAILORED.check("Q4_K_M", *BAND, 3000, [DOWN])
+    assert refusal.value.reason == "LayersLeftUnquantized"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            Override("ffn_gate", "Q8_0"),
+            "'ffn_gate' is found in, but in the artifact those are none",
+        ),
+        (Override("ffn_up", "Q8_0"), "but in the artifact those have Q4_K: correct the expression"),
+        (Override("ffn", "Q8_0"), "but in the artifact those have Q4_K, Q8_0: correct"),
+    ],
+)
+def test_an_override_that_was_not_followed_is_refused(override: Override, said: str) -> None:
+    with pytest.raises(RefusedError) as refusal:
+        TAILORED.check("Q4_K_M", None, None, 1000, [override])
+    assert refusal.value.reason == "OverrideNotFollowed"
+    assert said in str(refusal.value)
+
+
+def test_overrides_that_name_every_layer_are_another_precision() -> None:
+    coverage = Coverage((matrix("blk.0.ffn_down.weight", "Q8_0"),))
+    with pytest.raises(RefusedError, match="leave no layer in Q4_K_M") as refusal:
+        coverage.check("Q4_K_M", *BAND, 1000, [Override(".", "Q8_0")])
+    assert refusal.value.reason == "NothingQuantized"

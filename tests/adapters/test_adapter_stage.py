@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quantop_adapters import perplexity, stage
+from quantop_adapters import checkpoint, perplexity, stage
 from quantop_adapters.auto_round import Awq, Gptq
-from quantop_adapters.coverage import Coverage, Weight
+from quantop_adapters.coverage import Coverage, Override, Weight
 from quantop_adapters.llama_cpp import LlamaCpp
 from quantop_adapters.llm_compressor import LlmCompressor
 from quantop_adapters.mlx import Mlx
@@ -215,9 +215,88 @@ def test_measuring_without_a_text_still_counts(work: Path, run: Run) -> None:
         "parameters": 100,
         "quantizedLayers": 1,
         "totalLayers": 1,
+        "vocabularyDigest": None,
         "tool": {"name": "fake", "version": "1"},
         "evaluationSkipped": True,
     }
+
+
+class TailoringToolchain(FakeToolchain):
+    """One that can do what only some can."""
+
+    override_precisions = ("Q8_0",)
+
+    def split(self, target: Path, max_file_bytes: int) -> None:
+        for part in ("1", "2"):
+            (target / f"model-{part}.gguf").write_text("w" * max_file_bytes)
+        (target / "model.gguf").unlink()
+
+
+OVERRIDES = json.dumps([{"tensors": "ffn_(up|down)", "precision": "Q8_0"}])
+
+
+def test_overrides_and_the_largest_file_reach_a_toolchain_that_can(work: Path, run: Run) -> None:
+    assert run(TailoringToolchain(), OVERRIDES=OVERRIDES, MAX_FILE_BYTES="3") == stage.EXIT_DONE
+    sizes = {path.name: path.stat().st_size for path in (work / "artifact").iterdir()}
+    assert sizes == {"model-1.gguf": 3, "model-2.gguf": 3}
+    task = stage.Task.from_environment(os.environ)
+    assert task.overrides == (Override("ffn_(up|down)", "Q8_0"),)
+    assert task.max_file_bytes == 3
+
+
+@pytest.mark.parametrize(
+    ("toolchain", "changes", "reason", "said"),
+    [
+        (
+            FakeToolchain,
+            {"OVERRIDES": OVERRIDES},
+            "UnsupportedOverride",
+            "names Q8_0; fake gives single tensors no precision of their own",
+        ),
+        (
+            TailoringToolchain,
+            {"OVERRIDES": OVERRIDES.replace("Q8_0", "Q6_K")},
+            "UnsupportedOverride",
+            "names Q6_K; fake gives single tensors Q8_0",
+        ),
+        (
+            FakeToolchain,
+            {"MAX_FILE_BYTES": "1000"},
+            "UnsupportedMaxFileSize",
+            "spec.quantization.maxFileSize is set, but fake splits no files",
+        ),
+    ],
+)
+def test_what_a_toolchain_cannot_follow_is_refused(
+    work: Path,
+    run: Run,
+    toolchain: type[FakeToolchain],
+    changes: dict[str, str],
+    reason: str,
+    said: str,
+) -> None:
+    assert run(toolchain(), **changes) == stage.EXIT_REFUSED
+    assert message(work)["reason"] == reason
+    assert said in message(work)["message"]
+
+
+def test_an_override_that_was_not_followed_is_refused(work: Path, run: Run) -> None:
+    toolchain = TailoringToolchain()
+    run(toolchain, OVERRIDES=OVERRIDES)
+    assert refused(work, run, toolchain)["reason"] == "OverrideNotFollowed"
+
+
+def test_tokens_are_named_by_a_digest_without_those_that_were_added(work: Path, run: Run) -> None:
+    def digest(**tokenizer: object) -> str:
+        (work / "source" / "tokenizer.json").write_text(json.dumps(tokenizer))
+        found = checkpoint.vocabulary_digest(work / "source")
+        assert found
+        return found
+
+    tokens = {"a": 0, "b": 1}
+    first = digest(model={"vocab": tokens})
+    assert first == digest(model={"vocab": {**tokens, "<s>": 2}}, added_tokens=[{"content": "<s>"}])
+    assert first != digest(model={"vocab": {"a": 1, "b": 0}})
 
 
 def test_the_band_of_the_recipe_is_held(work: Path, run: Run) -> None:

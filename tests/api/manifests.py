@@ -17,6 +17,8 @@ GOOD: dict[str, Object] = {
             "precision": "Q4_K_M",
             "method": "GPTQ",
             "quantizerName": "llama-cpp",
+            "overrides": [{"tensors": "ffn_down|^output[.]", "precision": "Q8_0"}],
+            "maxFileSize": "5Gi",
             "calibration": {"uri": "s3://bucket/key"},
             "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": 2, "memory": "1Gi"}},
         },
@@ -40,6 +42,15 @@ GOOD: dict[str, Object] = {
             "runtimeName": "llama-cpp",
             "scaling": {"minReplicas": 1, "maxReplicas": 3},
             "resources": {"requests": {"memory": "1Gi"}, "limits": {"nvidia.com/gpu": 1}},
+            "engine": {
+                "maxModelLength": 8192,
+                "maxConcurrentRequests": 4,
+                "kvCacheType": "q8_0",
+                "prefixCaching": "Enabled",
+                "tensorParallelSize": 2,
+                "pipelineParallelSize": 1,
+                "draftModel": {"name": "smaller"},
+            },
         },
     },
     "ModelStore": {
@@ -65,6 +76,8 @@ GOOD: dict[str, Object] = {
             }
         ],
         "architectures": ["LlamaForCausalLM"],
+        "overrides": {"precisions": ["Q8_0", "F16"], "exceptFor": ["F16"]},
+        "fileSplitting": "Supported",
         "resources": {"cpu": 2},
     },
     "ModelRuntime": {
@@ -79,7 +92,22 @@ GOOD: dict[str, Object] = {
         },
         "drain": {"command": ["sleep", "5"]},
         "metrics": {},
-        "resources": {"limits": {"memory": "1Gi"}},
+        "resources": {"limits": {"memory": "1Gi", "nvidia.com/gpu": 1}},
+        "options": [
+            {
+                "name": "tensorParallelSize",
+                "args": ["--tensor-parallel-size", "$(TENSOR_PARALLEL_SIZE)"],
+                "maximum": 8,
+                "multiplies": ["nvidia.com/gpu"],
+            },
+            {
+                "name": "prefixCaching",
+                "values": [
+                    {"value": "Enabled", "args": ["--cache"]},
+                    {"value": "Disabled", "args": ["--no-cache"]},
+                ],
+            },
+        ],
         "nodeSelector": {"nvidia.com/gpu.family": "hopper"},
     },
     "Preset": {
@@ -88,6 +116,8 @@ GOOD: dict[str, Object] = {
             "format": "GGUF",
             "precision": "Auto",
             "auto": {"precisions": ["Q4_K_M"]},
+            "overrides": [{"tensors": "ffn_down", "precision": "Q8_0"}],
+            "maxFileSize": "5Gi",
             "quantizerName": "llama-cpp",
         },
         "quality": {
@@ -129,8 +159,9 @@ def put(manifest: Object, path: str, value: Any) -> Object:
     place: Any = manifest
     for step in parents:
         place = place[int(step) if step.isdigit() else step]
+    where = int(last) if isinstance(place, list) else last
     if value is None:
-        del place[last]
+        del place[where]
     else:
-        place[last] = value
+        place[where] = value
     return manifest

@@ -41,8 +41,13 @@ LIMITS = "limits must name cpu, memory, ephemeral-storage, hugepages-SIZE or an 
 ABOVE = "requests must not be above limits: lower the one or raise the other"
 OPERATORS = "spec.env must not set what the operator sets itself: "
 UNUSABLE = {"gpu": "1"}
+OPTION = "spec.options.0"
 BY_PRESET = {
-    f"{QUANTIZATION}.{field}": None for field in ("format", "precision", "method", "quantizerName")
+    f"{QUANTIZATION}.{field}": None
+    for field in (
+        *("format", "precision", "method", "quantizerName"),
+        *("overrides", "maxFileSize"),
+    )
 } | {f"{QUANTIZATION}.presetName": "mobile"}
 AUTO = {f"{QUANTIZATION}.precision": "Auto", f"{QUANTIZATION}.method": None}
 
@@ -116,12 +121,28 @@ REFUSALS = [
             "precision": "Q4_K_M",
             "auto": {"maxSize": "4Gi"},
             "method": "GPTQ",
+            "overrides": [{"tensors": "ffn_down", "precision": "Q8_0"}],
+            "maxFileSize": "5Gi",
             "quantizerName": "llama-cpp",
         }.items()
+    ),
+    *(
+        Refusal(
+            kind,
+            "spec.quantization.maxFileSize must be at least 1Mi",
+            {f"{QUANTIZATION}.maxFileSize": size},
+        )
+        for kind in (QM, PRESET)
+        for size in ("1000k", 1_048_575)
     ),
     Refusal(QM, "metadata.name must be at most 46 characters", {"metadata.name": "a" * 47}),
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "4bit"}),
     Refusal(QM, "metadata.name must begin with a letter and hold only", {"metadata.name": "q4.1"}),
+    Refusal(
+        QM,
+        "spec.serving.engine.draftModel.name must name another QuantizedModel, a smaller one",
+        {f"{SERVING}.engine.draftModel.name": "good"},
+    ),
     Refusal(
         QM,
         "spec.source.uri must begin with hf://, s3:// or pvc://: hf://OWNER/NAME",
@@ -203,8 +224,12 @@ REFUSALS = [
         {f"{SERVING}.scaling.minReplicas": 4},
     ),
     *(
-        Refusal(kind, sentence, {f"{path}.resources": resources})
-        for kind, path in ((QM, QUANTIZATION), (QM, SERVING), (RUNTIME, "spec"))
+        Refusal(kind, sentence, {f"{path}.resources": resources, **others})
+        for kind, path, others in (
+            (QM, QUANTIZATION, {}),
+            (QM, SERVING, {}),
+            (RUNTIME, "spec", {"spec.options": None}),
+        )
         for sentence, resources in (
             (REQUESTS, {"requests": UNUSABLE}),
             (LIMITS, {"limits": UNUSABLE}),
@@ -257,6 +282,53 @@ REFUSALS = [
     Refusal(QUANTIZER, "a precision must not be named Auto", {"spec.precisions.0.name": "Auto"}),
     Refusal(QUANTIZER, OPERATORS + "WORK_DIR, ", {"spec.env.0.name": "FORMAT"}),
     Refusal(RUNTIME, OPERATORS + "MODEL_DIR, ", {"spec.env.0.name": "PORT"}),
+    Refusal(RUNTIME, OPERATORS + "MODEL_DIR, ", {"spec.env.0.name": "KV_CACHE_TYPE"}),
+    Refusal(
+        RUNTIME,
+        "values are those of kvCacheType and prefixCaching",
+        {f"{OPTION}.values": [{"value": "2"}]},
+    ),
+    *(
+        Refusal(
+            RUNTIME,
+            "prefixCaching needs values with arguments for Enabled, Disabled or both",
+            {"spec.options.1": {"name": "prefixCaching", **caching}},
+        )
+        for caching in (
+            {"args": ["--cache"]},
+            {"values": [{"value": "Maybe", "args": ["--cache"]}]},
+        )
+    ),
+    Refusal(
+        RUNTIME,
+        "maximum is that of a number: remove it, or list the values of kvCacheType",
+        {"spec.options.1.maximum": 2},
+    ),
+    Refusal(
+        RUNTIME,
+        "multiplies goes with tensorParallelSize and pipelineParallelSize: remove it",
+        {f"{OPTION}.name": "maxConcurrentRequests"},
+    ),
+    *(
+        Refusal(RUNTIME, "an option must become something: give args", {"spec.options.1": option})
+        for option in (
+            {"name": "maxModelLength"},
+            {"name": "kvCacheType", "values": [{"value": "f16"}]},
+        )
+    ),
+    *(
+        Refusal(
+            RUNTIME,
+            "spec.options multiplies extended resources of spec.resources.limits: give how many",
+            changes,
+        )
+        for changes in (
+            {"spec.resources": None},
+            {"spec.resources.limits": None},
+            {f"{OPTION}.multiplies": ["amd.com/gpu"]},
+            {f"{OPTION}.multiplies": ["memory"]},
+        )
+    ),
 ]
 
 

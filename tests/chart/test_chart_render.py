@@ -17,6 +17,7 @@ from quantop.builders import meta
 from quantop.reconcile import choices, presets
 from quantop.reconcile.snapshot import Snapshot
 from quantop.settings import Settings
+from quantop_adapters import llama_cpp, stage
 
 from e2e.cluster.paths import REPOSITORY
 from tests.chart.helm import CHART, DIGEST, EVERYTHING, Helm, Rendered
@@ -348,6 +349,11 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
         assert spec["command"] == ["python", "-m", module.__name__]
         assert spec["format"] == adapter.format
         assert {each["name"] for each in spec["precisions"]} == set(adapter.precisions)
+        overriding = isinstance(adapter(), stage.Overriding)
+        offers = {"precisions": [*adapter.override_precisions]} if overriding else {}
+        assert {**spec.get("overrides", {}), "exceptFor": None} == {**offers, "exceptFor": None}
+        splitting = spec.get("fileSplitting", "Unsupported") == "Supported"
+        assert splitting == isinstance(adapter(), stage.Splitting)
         if hasattr(module, "METHODS"):
             offered = {
                 each["name"]: [
@@ -357,6 +363,11 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
                 for each in spec["precisions"]
             }
             assert offered == {each: [*module.METHODS[each].items()] for each in adapter.precisions}
+
+
+def test_floats_leave_no_tensor_another_precision() -> None:
+    overrides = PLAIN.one("Quantizer", "llama-cpp")["spec"]["overrides"]
+    assert set(overrides["exceptFor"]) == llama_cpp.FLOAT_TYPES
 
 
 STORED_BITS = {"W4A8": 8}
@@ -448,6 +459,17 @@ def test_network_policies_select_by_the_operators_labels() -> None:
     for policy in (jobs, servers):
         assert {"to": EVERYTHING["networkPolicies"]["storage"]} in policy["egress"]
         assert {} not in policy["egress"]
+
+
+@pytest.mark.parametrize("name", VALUES["modelRuntimes"])
+def test_options_of_built_in_runtimes_use_what_the_operator_sets(name: str) -> None:
+    """A misspelt variable would reach the engine as it stands there."""
+    runtime = by_name(ModelRuntimeSpec, PLAIN.of("ModelRuntime"))[name]
+    assert runtime.options
+    for option in runtime.options:
+        given = [*option.args, *(argument for value in option.values for argument in value.args)]
+        named = set(re.findall(r"\$\((\w+)\)", " ".join(given)))
+        assert named == ({option.name.variable} if option.args else set())
 
 
 def test_network_policies_without_peers_leave_the_ways_open() -> None:

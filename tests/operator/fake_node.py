@@ -96,6 +96,8 @@ class FakeNode:
     """Bytes of the artifact, by precision; ARTIFACT_BYTES where there is none."""
     trials: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What a trial shows, by precision, over what TRIAL says."""
+    vocabularies: dict[str, str] = field(default_factory=dict)
+    """Digest of the artifact's tokens, by the source's uri; unknown where there is none."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -204,6 +206,7 @@ class FakeNode:
                 task,
                 self.perplexities.get(precision, 48.3),
                 self.sizes.get(precision, ARTIFACT_BYTES),
+                self.vocabularies.get(task.source.uri),
             )
             self.published[summary.key] = summary
             return Ends(message=PublishResult(published=summary).to_json())
@@ -225,7 +228,9 @@ def _key(task: ConversionTask) -> str:
     return artifact_key(f"fake:{task.source.uri}", task.recipe, task.calibration, identity)
 
 
-def _summary(task: ConversionTask, perplexity: float | None, size_bytes: int) -> ArtifactSummary:
+def _summary(
+    task: ConversionTask, perplexity: float | None, size_bytes: int, vocabulary: str | None
+) -> ArtifactSummary:
     key = _key(task)
     return ArtifactSummary(
         key=key,
@@ -247,6 +252,7 @@ def _summary(task: ConversionTask, perplexity: float | None, size_bytes: int) ->
             parameters=4_200_000,
             quantized_layers=28,
             total_layers=30,
+            vocabulary_digest=vocabulary,
         )
         if task.evaluation
         else None,

@@ -72,6 +72,15 @@ def runtime(name: str = "llama-cpp", **spec: Any) -> dict[str, Any]:
             "args": ["-m", "$(MODEL_DIR)/model.gguf", "--port", "$(PORT)"],
             "probes": {"startup": probe, "readiness": probe, "liveness": probe},
             "metrics": {},
+            "options": [
+                {"name": "maxModelLength", "args": ["--ctx-size", "$(MAX_MODEL_LENGTH)"]},
+                {
+                    "name": "kvCacheType",
+                    "args": ["--kv", "$(KV_CACHE_TYPE)"],
+                    "values": [{"value": "f16"}, {"value": "q8_0"}],
+                },
+                {"name": "draftModel", "args": ["--draft", "$(DRAFT_MODEL_DIR)"]},
+            ],
             "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
             **spec,
         },

@@ -108,6 +108,19 @@ def test_pods_go_to_the_nodes_that_their_runtime_names(
     assert anywhere is None
 
 
+def test_an_engine_option_rolls_out_without_a_conversion(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.apply(objects.model(namespace))
+    cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
+    cluster.patch(namespace, "tiny", {"serving": {"engine": {"maxModelLength": 4096}}})
+    cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
+    pod = cluster.apps.read_namespaced_deployment("tiny", namespace).spec.template.spec
+    assert pod.containers[0].args[-2:] == ["--ctx-size", "$(MAX_MODEL_LENGTH)"]
+    assert {e.name: e.value for e in pod.containers[0].env}["MAX_MODEL_LENGTH"] == "4096"
+    assert len(jobs(cluster, namespace, "convert")) == 1
+
+
 def test_without_serving_the_artifact_is_the_product(
     cluster: Cluster, operator: Operator, namespace: str
 ) -> None:

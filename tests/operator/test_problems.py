@@ -62,6 +62,19 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "FormatNotServed",
         ["ModelRuntime 'other' serves ONNX (INT4)", "able: llama-cpp"],
     ),
+    "option that the runtime lacks": (
+        {"serving": {"engine": {"prefixCaching": "Enabled"}}},
+        "OptionNotSupported",
+        [
+            "spec.serving.engine.prefixCaching is set",
+            "possible: draftModel, kvCacheType, maxModelLength",
+        ],
+    ),
+    "value that the runtime's option lacks": (
+        {"serving": {"engine": {"kvCacheType": "q9"}}},
+        "OptionValueNotSupported",
+        ["spec.serving.engine.kvCacheType is q9", "possible: f16, q8_0"],
+    ),
 }
 
 
@@ -82,7 +95,7 @@ def test_a_bad_spec_is_stalled_and_mended(
         "storage": {"storeName": "default"},
         "quantization": good["spec"]["quantization"]
         | {"quantizerName": None, "method": None, "calibration": None},
-        "serving": {"runtimeName": None},
+        "serving": {"runtimeName": None, "engine": None},
     }
     cluster.patch(namespace, "tiny", mended)
     cluster.wait_for(namespace, "tiny", "Ready")

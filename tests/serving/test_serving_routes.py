@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import yaml
 from quantop_disclosure import DiscloseArtifact
 from quantop_serving.settings import parse
 
 from tests.serving.conftest import ARTIFACT, Serve
 from tests.serving.fake_engine import FakeEngine
 
+VALUES = Path(__file__).parents[2] / "charts" / "quantop" / "values.yaml"
 MODEL = "fake-model"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 
@@ -63,6 +67,20 @@ def test_what_the_operator_leaves_open_is_not_disclosed() -> None:
     environment = {"MODEL_DIR": "/m", "MODEL_NAME": "m", "QUANTOP_PRECISION": "INT4"}
     settings = parse([], environment | {"QUANTOP_BITS_PER_WEIGHT": ""})
     assert settings.artifact == {"precision": "INT4"}
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-encoder", "openvino"])
+def test_options_win_over_the_arguments_that_the_chart_gives(name: str) -> None:
+    spec = yaml.safe_load(VALUES.read_text())["modelRuntimes"][name]["spec"]
+    given = [argument for option in spec["options"] for argument in option["args"]]
+    words = {"MAX_MODEL_LENGTH": "1024", "MAX_CONCURRENT_REQUESTS": "9"}
+    expanded = [re.sub(r"\$\((\w+)\)", lambda found: words[found[1]], word) for word in given]
+    environment = {"MODEL_DIR": "/m", "MODEL_NAME": "m"}
+    plain = parse(spec["args"], environment)
+    settings = parse([*spec["args"], *expanded], environment)
+    assert plain.max_running != 9 == settings.max_running
+    if name != "onnxruntime-encoder":
+        assert plain.max_context != 1024 == settings.max_context
 
 
 async def test_an_engine_of_its_own_takes_the_middleware_by_name(

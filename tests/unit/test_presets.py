@@ -68,11 +68,13 @@ def test_without_a_preset_nothing_changes() -> None:
 
 
 def test_the_whole_recipe_is_the_presets() -> None:
-    recipe = {
+    recipe: dict[str, Any] = {
         "format": "ONNX",
         "precision": "INT4",
         "method": "RTN",
         "quantizerName": "onnx",
+        "overrides": [{"tensors": "down_proj", "precision": "INT8"}],
+        "maxFileSize": "5Gi",
     }
     resources = {"limits": {"memory": "2Gi"}}
     taken = spelt_out(snapshot({"quantization": recipe}, {"resources": resources})).quantization

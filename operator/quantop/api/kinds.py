@@ -77,6 +77,12 @@ QUANTIZED_MODEL = Kind(
             "metadata.name must begin with a letter and hold only a-z, 0-9 and '-', as it names a "
             "Service",
         ),
+        Rule(
+            "!has(self.spec.serving) || !has(self.spec.serving.engine) || "
+            "!has(self.spec.serving.engine.draftModel) || "
+            "self.spec.serving.engine.draftModel.name != self.metadata.name",
+            "spec.serving.engine.draftModel.name must name another QuantizedModel, a smaller one",
+        ),
     ),
     columns=(
         Column("Preset", ".spec.quantization.presetName", "The Preset, where the spec names one."),

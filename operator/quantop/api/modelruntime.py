@@ -13,12 +13,30 @@ from quantop.api.base import (
     Image,
     Quantity,
     ResourceRequirements,
+    Rule,
     map_list,
     reserved_env,
 )
 from quantop.api.quantizedmodel import Format, Precision
 
 Path = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^/")]
+
+
+class OptionName(StrEnum):
+    """An option of ``spec.serving.engine``."""
+
+    MAX_MODEL_LENGTH = "maxModelLength"
+    MAX_CONCURRENT_REQUESTS = "maxConcurrentRequests"
+    KV_CACHE_TYPE = "kvCacheType"
+    PREFIX_CACHING = "prefixCaching"
+    TENSOR_PARALLEL_SIZE = "tensorParallelSize"
+    PIPELINE_PARALLEL_SIZE = "pipelineParallelSize"
+    DRAFT_MODEL = "draftModel"
+
+    @property
+    def variable(self) -> str:
+        """The variable of the engine's environment that has the value, or the draft's folder."""
+        return "DRAFT_MODEL_DIR" if self is OptionName.DRAFT_MODEL else self.name
 
 
 CONTRACT_VARIABLES = (
@@ -31,8 +49,9 @@ CONTRACT_VARIABLES = (
     "QUANTOP_BITS_PER_WEIGHT",
     "QUANTOP_ARTIFACT_KEY",
     "QUANTOP_SOURCE_URI",
+    *(option.variable for option in OptionName),
 )
-"""The environment that every engine is given."""
+"""The environment that every engine is given; of options, those that a model sets."""
 
 
 class Protocol(StrEnum):
@@ -93,10 +112,76 @@ class Metrics(ApiModel):
     """The path."""
 
 
+class OptionValue(ApiModel):
+    """A value that an option may have."""
+
+    value: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_]+$")]
+    """The value."""
+    args: Annotated[list[Argument], Field(max_length=16)] = Field(default_factory=list)
+    """Arguments for this value, behind the option's."""
+
+
+class EngineOption(ApiModel):
+    """An option that the engine has, and what it becomes on its command line."""
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.values) || self.name in ['kvCacheType', 'prefixCaching']",
+            "values are those of kvCacheType and prefixCaching: give a number's maximum, if any",
+        ),
+        Rule(
+            "self.name != 'prefixCaching' || "
+            "has(self.values) && self.values.all(v, v.value in ['Enabled', 'Disabled'])",
+            "prefixCaching needs values with arguments for Enabled, Disabled or both",
+        ),
+        Rule(
+            "!has(self.maximum) || !(self.name in ['kvCacheType', 'prefixCaching', 'draftModel'])",
+            "maximum is that of a number: remove it, or list the values of kvCacheType and "
+            "prefixCaching",
+        ),
+        Rule(
+            "!has(self.multiplies) || self.name in ['tensorParallelSize', 'pipelineParallelSize']",
+            "multiplies goes with tensorParallelSize and pipelineParallelSize: remove it",
+        ),
+        Rule(
+            "has(self.args) || has(self.values) && self.values.all(v, has(v.args))",
+            "an option must become something: give args, of it or of each of its values",
+        ),
+    )
+
+    name: OptionName
+    """The field of spec.serving.engine."""
+    args: Annotated[list[Argument], Field(max_length=16)] = Field(default_factory=list)
+    """Arguments that are put behind spec.args when a model sets the option, so that they win in
+    an engine that takes the last of several. Its value is in $(MAX_MODEL_LENGTH),
+    $(MAX_CONCURRENT_REQUESTS), $(KV_CACHE_TYPE), $(PREFIX_CACHING), $(TENSOR_PARALLEL_SIZE) or
+    $(PIPELINE_PARALLEL_SIZE); $(DRAFT_MODEL_DIR) is the folder of the draft model's artifact."""
+    values: Annotated[list[OptionValue], Field(max_length=64)] = Field(
+        default_factory=list, json_schema_extra=map_list("value")
+    )
+    """The values that the engine knows. Default: any."""
+    maximum: Annotated[int, Field(ge=1, le=16_777_216)] | None = None
+    """The most that the engine can. Default: anything."""
+    multiplies: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=4)
+    ] = Field(default_factory=list, json_schema_extra=SET)
+    """Extended resources of spec.resources.limits, for example nvidia.com/gpu, of which the engine
+    needs as many times more as the value says."""
+
+
 class ModelRuntimeSpec(ApiModel):
     """An engine."""
 
-    rules: ClassVar = (reserved_env(*CONTRACT_VARIABLES),)
+    rules: ClassVar = (
+        reserved_env(*CONTRACT_VARIABLES),
+        Rule(
+            "!has(self.options) || self.options.all(o, !has(o.multiplies) || "
+            "has(self.resources) && has(self.resources.limits) && "
+            "o.multiplies.all(r, r.contains('/') && r in self.resources.limits))",
+            "spec.options multiplies extended resources of spec.resources.limits: give how many of "
+            "it one device comes to there, for example nvidia.com/gpu: 1",
+        ),
+    )
 
     image: Image
     """The image that holds the engine."""
@@ -118,6 +203,11 @@ class ModelRuntimeSpec(ApiModel):
         default_factory=list, json_schema_extra=map_list("name")
     )
     """Environment of the engine, beside the contract's."""
+    options: Annotated[list[EngineOption], Field(max_length=16)] = Field(
+        default_factory=list, json_schema_extra=map_list("name")
+    )
+    """Options of spec.serving.engine that the engine has. A model that sets another one is told
+    which there are. Default: none."""
     probes: Probes
     """The engine's probes."""
     drain: Drain | None = None

@@ -198,6 +198,17 @@ class Auto(ApiModel):
     """Only these are tried. Default: all that the Quantizers for the format list."""
 
 
+class Override(ApiModel):
+    """A precision for some tensors."""
+
+    tensors: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^([^$]|\$[^$(])*\$?$")]
+    """A regular expression, for those matrices of the artifact in whose names it is found, for
+    example ffn_down or ^blk[.][01][.] for GGUF. Not $$ or $(, which Kubernetes reads
+    otherwise."""
+    precision: Precision
+    """A precision that the Quantizer lists for single tensors, for example Q8_0."""
+
+
 class Recipe(ApiModel):
     """How an artifact is made."""
 
@@ -212,6 +223,11 @@ class Recipe(ApiModel):
             f"spec.quantization.method is chosen with the precision when that is {AUTO}: remove "
             "it, or name a precision",
         ),
+        Rule(
+            "!has(self.maxFileSize) || "
+            "quantity(string(self.maxFileSize)).compareTo(quantity('1Mi')) >= 0",
+            "spec.quantization.maxFileSize must be at least 1Mi",
+        ),
     )
 
     format: Format | None = None
@@ -224,6 +240,12 @@ class Recipe(ApiModel):
     """How the precision is chosen when it is Auto. Default: the smallest of all."""
     method: Method | None = None
     """A method that the Quantizer lists for the precision. Default: its first."""
+    overrides: Annotated[list[Override], Field(max_length=64)] = Field(default_factory=list)
+    """Tensors that get another precision than the artifact's. Of several that fit, the first one
+    counts. Default: none."""
+    max_file_size: Quantity | None = None
+    """The most that a file of the artifact may come to, for example 5Gi: a larger one is split.
+    Default: any size."""
     quantizer_name: Name | None = None
     """The Quantizer. Default: the one that writes the format in this precision."""
 
@@ -239,9 +261,10 @@ class Quantization(Recipe):
         ),
         Rule(
             "!has(self.presetName) || !has(self.format) && !has(self.precision) && "
-            "!has(self.auto) && !has(self.method) && !has(self.quantizerName)",
+            "!has(self.auto) && !has(self.method) && !has(self.overrides) && "
+            "!has(self.maxFileSize) && !has(self.quantizerName)",
             "spec.quantization.presetName names a whole recipe: remove format, precision, auto, "
-            "method and quantizerName, or presetName",
+            "method, overrides, maxFileSize and quantizerName, or presetName",
         ),
     )
 
@@ -343,6 +366,45 @@ class Scaling(ApiModel):
     """Average CPU use, in percent of the request, that the autoscaler aims at."""
 
 
+class PrefixCaching(StrEnum):
+    """Whether what was computed for a prompt is kept for others that begin alike."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+
+
+class DraftModel(ApiModel):
+    """A small model that guesses the tokens that come next; the served one checks several of them
+    at once. What is answered stays the served model's."""
+
+    name: Name
+    """Another QuantizedModel of the namespace, in the same format, store and tokenizer. Its
+    artifact is used: it needs no spec.serving."""
+
+
+class EngineOptions(ApiModel):
+    """Options of the engine: those that the ModelRuntime lists in ``spec.options``, which says what
+    each becomes. What is left out stays as the runtime has it."""
+
+    max_model_length: Annotated[int, Field(ge=16, le=16_777_216)] | None = None
+    """How many tokens a request's prompt and answer may have together."""
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """How many requests a replica answers at once; others wait."""
+    kv_cache_type: (
+        Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_]+$")] | None
+    ) = None
+    """Type of the numbers that are kept of every token of a context, for example q8_0 or fp8."""
+    prefix_caching: PrefixCaching | None = None
+    """Whether what was computed for a prompt is kept for others that begin alike."""
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Over how many devices each layer is split. A replica asks for all of them on one node."""
+    pipeline_parallel_size: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Over how many groups of devices, each as large as tensorParallelSize, the layers are dealt
+    out. A replica asks for all of them on one node; no engine spans several."""
+    draft_model: DraftModel | None = None
+    """Speculative decoding: a small model that guesses ahead."""
+
+
 class Serving(ApiModel):
     """How the artifact is served."""
 
@@ -355,6 +417,8 @@ class Serving(ApiModel):
     """Autoscaling. Default: none, ``replicas`` is as given."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     """Overrides the runtime's resources for the engine."""
+    engine: EngineOptions | None = None
+    """Options of the engine. Default: as the ModelRuntime has them."""
 
 
 class QuantizedModelSpec(ApiModel):
@@ -443,6 +507,8 @@ class Artifact(ApiModel):
     """The image that made it."""
     manifest_digest: Annotated[str, Field(max_length=80)] = ""
     """sha256 of manifest.json, which lists every file with its sha256."""
+    vocabulary_digest: Annotated[str, Field(max_length=64)] | None = None
+    """sha256 over its tokens and their ids: the same one where texts are read alike."""
 
 
 class QualityStatus(ApiModel):

@@ -27,6 +27,8 @@ CONTRACT_VARIABLES = (
     "FORMAT",
     "PRECISION",
     "METHOD",
+    "OVERRIDES",
+    "MAX_FILE_BYTES",
     "CALIBRATION_FILE",
     "CALIBRATION_SAMPLES",
     "CALIBRATION_SEQUENCE_LENGTH",
@@ -96,6 +98,26 @@ class QuantizerPrecision(ApiModel):
     """Methods, the default one first."""
 
 
+class QuantizerOverrides(ApiModel):
+    """What single tensors may be given by ``spec.quantization.overrides``."""
+
+    precisions: Annotated[list[Precision], Field(min_length=1, max_length=128)] = Field(
+        json_schema_extra=SET
+    )
+    """Their precisions, by the names that the format has for single tensors."""
+    except_for: Annotated[list[Precision], Field(max_length=128)] = Field(
+        default_factory=list, json_schema_extra=SET
+    )
+    """Precisions of the artifact that leave no tensor another one. Default: none."""
+
+
+class FileSplitting(StrEnum):
+    """Whether a toolchain splits files that are too large."""
+
+    SUPPORTED = "Supported"
+    UNSUPPORTED = "Unsupported"
+
+
 class QuantizerResources(ApiModel):
     """What a conversion needs, from which its Job's requests are estimated."""
 
@@ -133,6 +155,10 @@ class QuantizerSpec(ApiModel):
         json_schema_extra=map_list("name")
     )
     """What it can write."""
+    overrides: QuantizerOverrides | None = None
+    """What single tensors may be given. Default: nothing, overrides are refused."""
+    file_splitting: FileSplitting = FileSplitting.UNSUPPORTED
+    """Whether it keeps spec.quantization.maxFileSize."""
     architectures: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=512)
     ] = Field(default_factory=list, json_schema_extra=SET)

@@ -195,6 +195,8 @@ def _toolchain_environment(
         "FORMAT": task.recipe.format,
         "PRECISION": task.recipe.precision,
         "METHOD": task.recipe.method,
+        "OVERRIDES": task.recipe.overrides_text,
+        "MAX_FILE_BYTES": str(task.recipe.max_file_bytes or ""),
         "CALIBRATION_FILE": str(CALIBRATION_FILE) if calibration else "",
         "CALIBRATION_SAMPLES": str(calibration.samples) if calibration else "",
         "CALIBRATION_SEQUENCE_LENGTH": str(calibration.sequence_length) if calibration else "",

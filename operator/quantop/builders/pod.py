@@ -61,14 +61,16 @@ def worker(
     *,
     store_secret: str | None,
     source_secret: str | None = None,
+    name: str = "",
 ) -> Manifest:
-    """A container of the worker image that does one stage with the credentials it needs.
+    """A container of the worker image that does one stage with the credentials it needs, named as
+    the stage by default.
 
     Secrets come as variables: a missing one shows at once, with its name, in the pod's status.
     """
     secrets = [(STORE_PREFIX, store_secret), (SOURCE_PREFIX, source_secret)]
     return container(
-        stage,
+        name or stage,
         image,
         command=["python", "-m", "quantop_worker", stage],
         env=[env(TASK_VARIABLE, task.to_json())],

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from quantop.api.base import API_VERSION
 from quantop.api.modelruntime import ModelRuntimeSpec, Probe
 from quantop.api.quantizedmodel import Artifact, Scaling, Serving
-from quantop.builders import meta, pod
+from quantop.builders import engine, meta, pod
 from quantop.builders.meta import Manifest
-from quantop.contract import MODEL_DIR, PullTask, Stage
+from quantop.contract import DRAFT_MODEL_DIR, MODEL_DIR, PullTask, Stage
 from quantop.quantities import mebibytes, to_cores
 
 SERVICE_PORT = 80
@@ -43,6 +43,7 @@ def deployment(
     runtime: ModelRuntimeSpec,
     task: PullTask,
     access: Access,
+    draft: Artifact | None = None,
 ) -> Manifest:
     """The Deployment. The old revision serves until a pod of the new one is Ready."""
     name = model["metadata"]["name"]
@@ -59,6 +60,7 @@ def deployment(
         "quantop.dev/bits-per-weight": artifact.bits_per_weight,
         "quantop.dev/source": artifact.source_uri,
         "quantop.dev/runtime": runtime_name,
+        "quantop.dev/draft-artifact-key": draft.key if draft else "",
     }
     annotations = {key: value for key, value in described.items() if value}
     if runtime.metrics:
@@ -95,9 +97,9 @@ def deployment(
                         "labelSelector": {"matchLabels": selector(name)},
                     }
                 ],
-                initContainers=[pull(artifact, task, access)],
-                containers=[engine(name, serving, artifact, runtime)],
-                volumes=volumes(artifact, runtime),
+                initContainers=pulls(task, artifact, draft, access),
+                containers=[engine_container(name, serving, artifact, runtime)],
+                volumes=volumes(artifact, draft, runtime),
                 **({"nodeSelector": runtime.node_selector} if runtime.node_selector else {}),
             ),
         },
@@ -155,31 +157,47 @@ def autoscaler(model: Manifest, scaling: Scaling) -> Manifest:
     return result
 
 
-def pull(artifact: Artifact, task: PullTask, access: Access) -> Manifest:
-    """Fetches and verifies the artifact before the engine starts; the engine has no credentials."""
-    made = pod.worker(
+def pulls(
+    task: PullTask, artifact: Artifact, draft: Artifact | None, access: Access
+) -> list[Manifest]:
+    """Fetch and verify the artifacts before the engine starts; the engine has no credentials."""
+    size_bytes = _size_bytes(artifact, draft)
+    made = [_pull(size_bytes, task, access)]
+    if draft:
+        beside = PullTask(
+            store=task.store,
+            key=draft.key,
+            manifest_digest=draft.manifest_digest,
+            directory=str(DRAFT_MODEL_DIR),
+        )
+        made.append(_pull(size_bytes, beside, access, name=f"{Stage.PULL}-draft"))
+    return made
+
+
+def _pull(size_bytes: int, task: PullTask, access: Access, name: str = "") -> Manifest:
+    """Fetches an artifact. The pod needs room for all that is pulled, and gets the largest of its
+    containers' requests."""
+    pull = pod.worker(
         Stage.PULL,
         access.worker_image,
         task,
         [pod.mount("models", str(MODEL_DIR.parent))],
         store_secret=access.reader_secret,
+        name=name,
     )
-    made["resources"] = {
+    pull["resources"] = {
         **pod.WORKER_RESOURCES,
         "requests": {
             **pod.WORKER_RESOURCES["requests"],
-            "ephemeral-storage": mebibytes(artifact.size_bytes),
+            "ephemeral-storage": mebibytes(size_bytes),
         },
     }
-    return made
+    return pull
 
 
 def engine_resources(serving: Serving, runtime: ModelRuntimeSpec) -> Manifest:
     """What the engine's container asks for, and may use at most."""
-    default = {
-        "requests": dict(runtime.resources.requests),
-        "limits": dict(runtime.resources.limits),
-    }
+    default = engine.resources(runtime, engine.options(serving))
     resources = pod.resources(
         serving.resources, default if any(default.values()) else ENGINE_RESOURCES
     )
@@ -192,8 +210,11 @@ def engine_cores(resources: Manifest) -> int:
     return to_cores(resources.get("limits", {}).get("cpu") or resources["requests"]["cpu"])
 
 
-def engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntimeSpec) -> Manifest:
+def engine_container(
+    name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntimeSpec
+) -> Manifest:
     """The engine's container."""
+    options = engine.options(serving)
     resources = engine_resources(serving, runtime)
     cores = str(engine_cores(resources))
     own = {
@@ -207,6 +228,7 @@ def engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntim
         "QUANTOP_BITS_PER_WEIGHT": artifact.bits_per_weight or "",
         "QUANTOP_ARTIFACT_KEY": artifact.key,
         "QUANTOP_SOURCE_URI": artifact.source_uri or "",
+        **engine.environment(options),
     }
     given = {e.name: e.value for e in runtime.env}
     mounts = [
@@ -224,7 +246,7 @@ def engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntim
         ENGINE,
         runtime.image,
         command=list(runtime.command),
-        args=list(runtime.args),
+        args=[*runtime.args, *engine.arguments(runtime, options)],
         env=[pod.env(key, value) for key, value in {**own, **given}.items()],
         ports=[{"name": "http", "containerPort": runtime.port}],
         resources=resources,
@@ -236,6 +258,10 @@ def engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntim
     )
 
 
+def _size_bytes(artifact: Artifact, draft: Artifact | None) -> int:
+    return artifact.size_bytes + (draft.size_bytes if draft else 0)
+
+
 def _probe(probe: Probe) -> Manifest:
     return {
         "httpGet": {"path": probe.path, "port": "http"},
@@ -245,10 +271,12 @@ def _probe(probe: Probe) -> Manifest:
     }
 
 
-def volumes(artifact: Artifact, runtime: ModelRuntimeSpec) -> list[Manifest]:
+def volumes(
+    artifact: Artifact, draft: Artifact | None, runtime: ModelRuntimeSpec
+) -> list[Manifest]:
     """The volumes of a pod that serves the artifact."""
     # A tenth on top and some more for manifest and file system overhead.
-    room = mebibytes(artifact.size_bytes * 11 // 10 + 64 * 2**20)
+    room = mebibytes(_size_bytes(artifact, draft) * 11 // 10 + 64 * 2**20)
     made = [pod.scratch("models", room), pod.scratch("tmp")]
     if runtime.shared_memory:
         made.append(pod.scratch("shm", runtime.shared_memory, medium="Memory"))

@@ -24,6 +24,7 @@ def trial_job(
     runtime: ModelRuntimeSpec,
     pull: PullTask,
     access: Access,
+    draft: Artifact | None = None,
 ) -> Manifest:
     """A pod as it would serve, and beside its engine a client that asks and measures.
 
@@ -50,11 +51,13 @@ def trial_job(
             shareProcessNamespace=True,
             terminationGracePeriodSeconds=GRACE_SECONDS,
             initContainers=[
-                serving.pull(artifact, pull, access),
-                _sidecar(serving.engine(model["metadata"]["name"], wanted, artifact, runtime)),
+                *serving.pulls(pull, artifact, draft, access),
+                _sidecar(
+                    serving.engine_container(model["metadata"]["name"], wanted, artifact, runtime)
+                ),
             ],
             containers=[client],
-            volumes=serving.volumes(artifact, runtime),
+            volumes=serving.volumes(artifact, draft, runtime),
             **({"nodeSelector": runtime.node_selector} if runtime.node_selector else {}),
         ),
     )

@@ -23,6 +23,7 @@ from quantop.contract import (
     CalibrationRef,
     ConversionTask,
     EvaluationRef,
+    Override,
     PublishResult,
     QualityReport,
     Recipe,
@@ -33,6 +34,7 @@ from quantop.contract import (
     StoreRef,
     digest,
 )
+from quantop.quantities import to_bytes
 from quantop.reasons import Reason
 from quantop.reconcile import estimate, pods
 from quantop.reconcile.choices import ChosenQuantizer
@@ -157,6 +159,11 @@ def conversion_task(
             method=quantizer.method.name,
             quantizer=quantizer.name,
             quantizer_image=quantizer.spec.image,
+            overrides=tuple(
+                Override(tensors=each.tensors, precision=each.precision)
+                for each in spec.quantization.overrides
+            ),
+            max_file_bytes=to_bytes(most) if (most := spec.quantization.max_file_size) else None,
         ),
         referrer=referrer(snapshot),
         calibration=calibration
@@ -385,6 +392,7 @@ def artifact_status(summary: ArtifactSummary) -> Artifact:
         quantizer=summary.recipe.quantizer,
         quantizer_image=summary.recipe.quantizer_image,
         manifest_digest=summary.manifest_digest,
+        vocabulary_digest=summary.quality.vocabulary_digest if summary.quality else None,
     )
 
 

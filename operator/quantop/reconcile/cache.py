@@ -18,7 +18,7 @@ from quantop.api.quantizedmodel import ArtifactState, QuantizedModelSpec, Quanti
 from quantop.builders import meta
 from quantop.builders.meta import Manifest
 from quantop.quantities import parse as parse_quantity
-from quantop.reconcile.snapshot import Node, Peer, Snapshot
+from quantop.reconcile.snapshot import Draft, Node, Peer, Snapshot
 from quantop.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,13 @@ def trim(body: Mapping[str, Any]) -> Manifest:
         metadata["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
     manifest["metadata"] = metadata
     return manifest
+
+
+def draft_name(model: Mapping[str, Any]) -> str | None:
+    """The draft model that a model names."""
+    engine = (model["spec"].get("serving") or {}).get("engine") or {}
+    name: str | None = (engine.get("draftModel") or {}).get("name")
+    return name
 
 
 def trim_pod(body: Mapping[str, Any]) -> Manifest:
@@ -168,7 +175,33 @@ class Cache:
             autoscaler=self._child("autoscalers", key, "HorizontalPodAutoscaler"),
             peers=tuple(self._peers(key, resolution.key)) if resolution and missing else (),
             nodes=tuple(self._named("nodes").values()),
+            draft=self._draft(key, model),
+            drafts_for=tuple(sorted(self._drafts_for(key))),
         )
+
+    def kin(self, key: Key) -> list[Key]:
+        """The models that a change of this one may matter to: those that draft with it, and those
+        that are going and may wait for it to let go of their artifact."""
+        namespace, _ = key
+        names = [*self._values("drafting", key), *self._values("going", namespace)]
+        return [(namespace, name) for name in names]
+
+    def _drafts_for(self, key: Key) -> Iterator[str]:
+        """Names of the models that draft with this one, and stay."""
+        namespace, _ = key
+        going = self._values("going", namespace)
+        return (name for name in self._values("drafting", key) if name not in going)
+
+    def _draft(self, key: Key, model: Manifest) -> Draft | None:
+        """The draft model that a model names, unless it is of another version's shape."""
+        name = draft_name(model)
+        draft = self.model((key[0], name)) if name else None
+        if draft is None:
+            return None
+        try:
+            return Draft(QuantizedModelSpec.model_validate(draft["spec"]), _status(draft))
+        except ValidationError:
+            return None
 
     def _child(self, index: str, key: Key, kind: str) -> Manifest | None:
         return next(

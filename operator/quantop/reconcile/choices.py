@@ -3,18 +3,22 @@
 Each function is pure and gives either the choice or the Problem that names the fix.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from quantop.api.modelruntime import ModelRuntimeSpec
 from quantop.api.modelstore import ModelStoreSpec, NamespacesFrom
+from quantop.api.quantizedmodel import Serving
 from quantop.api.quantizer import (
     CalibrationNeed,
+    FileSplitting,
     QuantizerMethod,
     QuantizerPrecision,
     QuantizerSpec,
 )
 from quantop.reasons import Reason
+from quantop.reconcile import options
 from quantop.reconcile.snapshot import Problem, Snapshot
 
 
@@ -68,7 +72,8 @@ def choose_quantizer(snapshot: Snapshot) -> ChosenQuantizer | Problem:
     for name, quantizer in writers:
         for precision in quantizer.precisions:
             if precision.name == snapshot.precision:
-                return _with_method(snapshot, name, quantizer, precision)
+                chosen = _with_method(snapshot, name, quantizer, precision)
+                return _unable(snapshot, name, quantizer) or chosen
     possible = {p.name for _, q in writers for p in q.precisions}
     return Problem(
         Reason.PRECISION_NOT_SUPPORTED,
@@ -130,14 +135,20 @@ def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
 
 def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
     """The ModelRuntime that the spec names, or the one of highest priority that serves the
-    recipe's format and precision; None where serving is not asked for."""
+    recipe's format and precision, if it has the engine options that are set; None where serving
+    is not asked for."""
     serving = snapshot.spec.serving
     if serving is None:
         return None
+    runtime = _able_runtime(snapshot, serving)
+    if isinstance(runtime, Problem):
+        return runtime
+    return options.check(serving, runtime.name, runtime.spec, snapshot.capacity) or runtime
+
+
+def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Problem:
     able = {
-        n: r
-        for n, r in snapshot.runtimes.items()
-        if _serves(r, snapshot.format, snapshot.precision)
+        n: r for n, r in snapshot.runtimes.items() if serves(r, snapshot.format, snapshot.precision)
     }
     if serving.runtime_name is not None:
         runtime = snapshot.runtimes.get(serving.runtime_name)
@@ -201,7 +212,44 @@ def _with_method(
     return ChosenQuantizer(name, quantizer, precision, method)
 
 
-def _serves(runtime: ModelRuntimeSpec, format_: str, precision: str) -> bool:
+def _unable(snapshot: Snapshot, name: str, quantizer: QuantizerSpec) -> Problem | None:
+    """What of the recipe beside precision and method the Quantizer cannot do."""
+    wanted = snapshot.spec.quantization
+    offered = quantizer.overrides
+    if wanted.overrides and (offered is None or snapshot.precision in offered.except_for):
+        return Problem(
+            Reason.OVERRIDES_NOT_SUPPORTED,
+            f"spec.quantization.overrides is set, which Quantizer {name!r} cannot follow for "
+            f"{snapshot.format} {snapshot.precision}: remove it, or choose another precision or "
+            "Quantizer.",
+        )
+    for index, override in enumerate(wanted.overrides):
+        field = f"spec.quantization.overrides[{index}]"
+        if offered and override.precision not in offered.precisions:
+            return Problem(
+                Reason.PRECISION_NOT_SUPPORTED,
+                f"{field}.precision is {override.precision!r}, which Quantizer {name!r} does not "
+                f"offer for single tensors; possible: {_listed(offered.precisions)}.",
+            )
+        try:
+            re.compile(override.tensors)
+        except re.error as error:
+            return Problem(
+                Reason.INVALID_SPEC,
+                f"{field}.tensors is {override.tensors!r}, which is no regular expression: "
+                f"{error}.",
+            )
+    if wanted.max_file_size and quantizer.file_splitting is FileSplitting.UNSUPPORTED:
+        return Problem(
+            Reason.MAX_FILE_SIZE_NOT_SUPPORTED,
+            f"spec.quantization.maxFileSize is set, but Quantizer {name!r} splits no files: remove "
+            "it.",
+        )
+    return None
+
+
+def serves(runtime: ModelRuntimeSpec, format_: str, precision: str) -> bool:
+    """Whether a ModelRuntime says that it serves this."""
     return any(
         f.format == format_ and (not f.precisions or precision in f.precisions)
         for f in runtime.formats

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from quantop.api.quantizedmodel import (
     AUTO,
+    Artifact,
     Candidate,
     DeletionPolicy,
     OnFailure,
@@ -18,7 +19,7 @@ from quantop.conditions import PENDING, State, merge
 from quantop.contract import DeleteTask, digest
 from quantop.quantities import human
 from quantop.reasons import ConditionType, Reason
-from quantop.reconcile import artifact, auto, choices, gate, pods, presets, rollout, trial
+from quantop.reconcile import artifact, auto, choices, draft, gate, pods, presets, rollout, trial
 from quantop.reconcile.artifact import ArtifactStep
 from quantop.reconcile.drift import needs_apply, with_hash
 from quantop.reconcile.rollout import RolloutStep
@@ -135,6 +136,11 @@ def _next(snapshot: Snapshot) -> Steps:
         return Steps(unchanged, as_it_is, runtime)
     step = found.step if found else artifact.next_step(snapshot, store, quantizer)
     candidates = found.candidates if found else []
+    drafted = draft.choose(snapshot, runtime)
+    if isinstance(drafted, Artifact) and step.artifact:
+        drafted = draft.differs(snapshot, step.artifact, drafted) or drafted
+    if isinstance(drafted, Problem):
+        return Steps(step if step.artifact else unchanged, as_it_is, drafted, candidates)
     if step.artifact is None:
         return Steps(step, as_it_is, step.problem, candidates)
     limits = snapshot.spec.quality
@@ -147,18 +153,21 @@ def _next(snapshot: Snapshot) -> Steps:
     blocks = limits is not None and limits.on_failure is OnFailure.BLOCK
     if (fault := gate.check(limits, step.quality)) and blocks:
         return replace(before, problem=fault)
+    if isinstance(drafted, draft.Waiting):
+        waits = rollout.waiting(snapshot, Reason.WAITING_FOR_DRAFT_MODEL, drafted.message)
+        return replace(before, rollout=waits)
     if tries and runtime:
         tried = trial.next_step(snapshot, store, runtime, step.artifact, shown)
         shown = tried.performance
         before = replace(before, artifact=trial.joined(step, tried), performance=shown)
         if shown is None:
-            waits = (Reason.MEASURING, tried.problem.message) if tried.problem else None
-            return replace(before, problem=tried.problem, measuring=tried.progress or waits)
+            waits_for = (Reason.MEASURING, tried.problem.message) if tried.problem else None
+            return replace(before, problem=tried.problem, measuring=tried.progress or waits_for)
         if fault := trial.failure(shown):
             return replace(before, problem=fault)
         if (fault := gate.check_performance(limits, shown)) and blocks:
             return replace(before, problem=fault)
-    rolled = rollout.next_step(snapshot, step.artifact, runtime, store)
+    rolled = rollout.next_step(snapshot, step.artifact, runtime, store, drafted)
     return replace(before, rollout=rolled, problem=rolled.problem)
 
 
@@ -350,6 +359,17 @@ def _plan_deletion(snapshot: Snapshot, now: datetime) -> Plan:
     # No Job can be made in a namespace that is going: the artifact stays, the object must not.
     if keeps or not status.published_keys or snapshot.namespace_terminating:
         return release
+    if snapshot.drafts_for:
+        return stalled(
+            snapshot,
+            Problem(
+                Reason.DRAFT_MODEL_IN_USE,
+                f"it is the draft model of {', '.join(snapshot.drafts_for)}, whose new pods could "
+                "not start without its artifact: remove spec.serving.engine.draftModel there, "
+                "delete those too, or set spec.storage.deletionPolicy to Retain here.",
+            ),
+            now,
+        )
     store = choices.choose_store(snapshot)
     if isinstance(store, Problem):
         hint = " Or set spec.storage.deletionPolicy to Retain to let the object go."

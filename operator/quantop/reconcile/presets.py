@@ -15,8 +15,10 @@ from quantop.reconcile.snapshot import Problem, Snapshot
 OF_WHAT_IT_SAYS = {
     Reason.CALIBRATION_REQUIRED,
     Reason.FORMAT_NOT_SERVED,
+    Reason.MAX_FILE_SIZE_NOT_SUPPORTED,
     Reason.METHOD_NOT_SUPPORTED,
     Reason.NO_CANDIDATE_PASSES,
+    Reason.OVERRIDES_NOT_SUPPORTED,
     Reason.PERFORMANCE_BELOW_LIMIT,
     Reason.PERFORMANCE_NOT_MEASURED,
     Reason.PRECISION_NOT_SUPPORTED,

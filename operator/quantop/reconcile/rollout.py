@@ -48,8 +48,10 @@ def next_step(
     artifact: Artifact,
     runtime: ChosenRuntime | None,
     store: ModelStoreSpec,
+    draft: Artifact | None = None,
 ) -> RolloutStep:
-    """What to do next so that ``artifact`` is served, or is served no more."""
+    """What to do next so that ``artifact`` is served, with ``draft`` beside it where there is one,
+    or is served no more."""
     wanted = snapshot.spec.serving
     if wanted is None or runtime is None:
         gone = [child for child in _children(snapshot) if child]
@@ -62,7 +64,7 @@ def next_step(
     )
     access = serving_access(snapshot, store)
     deployment = serving.deployment(
-        model, wanted, replicas, artifact, runtime.name, runtime.spec, task, access
+        model, wanted, replicas, artifact, runtime.name, runtime.spec, task, access, draft
     )
     revision = _revision(model, deployment)
     rejected = snapshot.status.rejected_revision == revision
@@ -183,6 +185,13 @@ def as_it_is(snapshot: Snapshot) -> RolloutStep:
     if live is None:
         return RolloutStep(State(False, Reason.PENDING, "Nothing is served yet."), settled=True)
     return _leave(snapshot, live, live["spec"]["template"])
+
+
+def waiting(snapshot: Snapshot, reason: Reason, message: str) -> RolloutStep:
+    """What serves while something else has to come first: left alone, and told."""
+    step = as_it_is(snapshot)
+    told = replace(step.serving, reason=reason, message=f"{message} {step.serving.message}")
+    return replace(step, serving=told, settled=False)
 
 
 def effective_replicas(wanted: Serving) -> int:

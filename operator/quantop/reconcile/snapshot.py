@@ -16,10 +16,12 @@ from quantop.settings import Settings
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the largest node can hold, in bytes; None while no node is known."""
+    """What the largest node can hold: bytes, and devices by the name of their resource."""
 
     memory: int
     disk: int
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Of those that any node has."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Peer:
 
     namespace: str
     name: str
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The QuantizedModel that the spec names as its draft model."""
+
+    spec: QuantizedModelSpec
+    status: QuantizedModelStatus
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,9 @@ class Snapshot:
     autoscaler: Manifest | None = None
     peers: tuple[Peer, ...] = ()
     nodes: tuple[Node, ...] = ()
+    draft: Draft | None = None
+    drafts_for: tuple[str, ...] = ()
+    """Names of the models that this one is the draft model of."""
 
     @property
     def capacity(self) -> Capacity | None:
@@ -70,7 +83,12 @@ class Snapshot:
         def most(resource: str) -> int:
             return max(math.ceil(n.allocatable.get(resource, Decimal(0))) for n in self.nodes)
 
-        return Capacity(memory=most("memory"), disk=most("ephemeral-storage"))
+        named = {resource for node in self.nodes for resource in node.allocatable}
+        return Capacity(
+            memory=most("memory"),
+            disk=most("ephemeral-storage"),
+            devices={resource: most(resource) for resource in named if "/" in resource},
+        )
 
     @property
     def name(self) -> str:

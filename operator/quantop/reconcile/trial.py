@@ -17,13 +17,13 @@ from quantop.api.quantizedmodel import (
     Performance,
     QuantizedModelSpec,
 )
-from quantop.builders import meta, serving
+from quantop.builders import engine, meta, serving
 from quantop.builders import trial as builder
 from quantop.builders.meta import Manifest
 from quantop.contract import PullTask, Stage, TrialResult, digest
 from quantop.reasons import Reason
 from quantop.reconcile import artifact as artifacts
-from quantop.reconcile import gate, pods
+from quantop.reconcile import draft, gate, pods
 from quantop.reconcile.artifact import ArtifactStep, decimal, store_ref
 from quantop.reconcile.choices import ChosenRuntime
 from quantop.reconcile.snapshot import Problem, Snapshot
@@ -69,9 +69,12 @@ def inputs_hash(snapshot: Snapshot, runtime: ChosenRuntime, key: str) -> str:
     assert snapshot.spec.serving is not None
     spec = runtime.spec
     again = snapshot.model["metadata"].get("annotations", {}).get(meta.REQUESTED_AT_ANNOTATION)
+    drafted = _draft(snapshot, runtime)
     return digest(
         {
             "artifact": key,
+            "draft": drafted.key if drafted else None,
+            "options": engine.arguments(spec, engine.options(snapshot.spec.serving)),
             "engine": spec.model_dump(
                 mode="json",
                 include={
@@ -188,7 +191,14 @@ def _job(
         runtime.spec,
         pull,
         artifacts.serving_access(snapshot, store),
+        _draft(snapshot, runtime),
     )
+
+
+def _draft(snapshot: Snapshot, runtime: ChosenRuntime) -> Artifact | None:
+    """What the engine drafts with. One that cannot be used stops the rollout, not this."""
+    chosen = draft.choose(snapshot, runtime)
+    return chosen if isinstance(chosen, Artifact) else None
 
 
 def _about(snapshot: Snapshot, runtime: ChosenRuntime, inputs: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
@@ -154,6 +155,15 @@ def check_vocabulary(source: Path, found: Mapping[str, int]) -> None:
             f"{wrong[0]!r}: served, it would read other text than it was sent; the conversion "
             "went wrong",
         )
+
+
+def vocabulary_digest(source: Path) -> str | None:
+    """Names the tokens and their ids, added ones left out; None where no file tells them."""
+    tokens = vocabulary(source)
+    for added in added_tokens(source):
+        tokens.pop(added, None)
+    text = json.dumps(sorted(tokens.items()))
+    return hashlib.sha256(text.encode()).hexdigest() if tokens else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -14,11 +16,26 @@ QUANTIZED_PERCENT_MIN = 95
 
 
 @dataclass(frozen=True)
+class Override:
+    """A precision for those matrices in whose names a regular expression is found."""
+
+    tensors: str
+    precision: str
+
+
+def overridden(name: str, overrides: Iterable[Override]) -> Override | None:
+    """The first override that fits a name."""
+    return next((each for each in overrides if re.search(each.tensors, name)), None)
+
+
+@dataclass(frozen=True)
 class Weight:
     """One logical weight: its numbers, and the bits that store them, scales and zero points too.
 
     `is_layer` says that it is a matrix to multiply by, `quantized` that it is stored in a quantized
-    type, `is_output` that it gives the logits: some toolchains quantize it, some leave it.
+    type, `is_output` that it gives the logits: some toolchains quantize it, some leave it. `name`
+    and `precision` are those of a matrix that an override may name; without overrides they are not
+    needed.
     """
 
     numbers: int
@@ -26,6 +43,8 @@ class Weight:
     is_layer: bool
     quantized: bool
     is_output: bool = False
+    name: str = ""
+    precision: str = ""
 
 
 def is_output(name: str) -> bool:
@@ -79,7 +98,12 @@ class Coverage:
         }
 
     def check(
-        self, precision: str, low: Decimal | None, high: Decimal | None, expected: int
+        self,
+        precision: str,
+        low: Decimal | None,
+        high: Decimal | None,
+        expected: int,
+        overrides: Sequence[Override] = (),
     ) -> None:
         """Refuse an artifact that is not what its precision promises.
 
@@ -91,12 +115,22 @@ class Coverage:
         depend on the precision alone, while embeddings left as they are weigh much in a small model
         and little in a large one.
 
+        What `overrides` name has to have their precisions. It is not in the band, and where that is
+        a float's it need not be quantized.
+
         Raises:
             RefusedError: nothing was quantized, or less than the source's layers, or the bits per
-                weight lie outside the band.
+                weight lie outside the band, or an override was not followed.
         """
         if not self.total_layers:
             raise RefusedError("EmptyArtifact", "the artifact holds no layer at all")
+        rest, kept = self._without(overrides)
+        if overrides and precision not in UNQUANTIZED and not rest.quantized_layers:
+            raise RefusedError(
+                "NothingQuantized",
+                f"spec.quantization.overrides leave no layer in {precision}: name fewer tensors, "
+                "or choose their precision in spec.quantization.precision",
+            )
         if precision not in UNQUANTIZED and not self.quantized_layers:
             raise RefusedError(
                 "NothingQuantized",
@@ -109,6 +143,7 @@ class Coverage:
             for weight in self.weights
             if weight.quantized and weight.is_layer and not weight.is_output
         )
+        expected -= kept
         if precision not in UNQUANTIZED and done * 100 < expected * QUANTIZED_PERCENT_MIN:
             raise RefusedError(
                 "LayersLeftUnquantized",
@@ -116,7 +151,7 @@ class Coverage:
                 f"hold {done:,} numbers and the source's layers {expected:,}; the shapes of the "
                 "others may not suit it: choose another precision",
             )
-        found = self.quantized_bits_per_weight
+        found = rest.quantized_bits_per_weight
         if (low is not None and found < low) or (high is not None and found > high):
             raise RefusedError(
                 "BitsPerWeightOutOfBand",
@@ -124,3 +159,35 @@ class Coverage:
                 f"bits per weight, but the artifact's layers hold {found:.2f}; their shapes may "
                 "not suit it: choose another precision",
             )
+
+    def _without(self, overrides: Sequence[Override]) -> tuple[Coverage, int]:
+        """The weights that no override names, and how many numbers of layers the overrides keep
+        from being quantized.
+
+        Raises:
+            RefusedError: an override names nothing, or what it names has another precision.
+        """
+        named = [(weight, overridden(weight.name, overrides)) for weight in self.weights]
+        for index, override in enumerate(overrides):
+            precisions = {
+                weight.precision for weight, its in named if weight.name and its is override
+            }
+            if precisions != {override.precision}:
+                found = f"have {', '.join(sorted(precisions))}" if precisions else "are none"
+                raise RefusedError(
+                    "OverrideNotFollowed",
+                    f"spec.quantization.overrides[{index}] gives {override.precision} to tensors "
+                    f"that {override.tensors!r} is found in, but in the artifact those {found}: "
+                    "correct the expression, or the precision: not every shape suits every one",
+                )
+        rest = tuple(weight for weight, its in named if its is None or not weight.name)
+        kept = sum(
+            weight.numbers
+            for weight, its in named
+            if weight.name
+            and its
+            and weight.is_layer
+            and not weight.quantized
+            and not weight.is_output
+        )
+        return Coverage(rest), kept

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from quantop_adapters import checkpoint, perplexity, stage
-from quantop_adapters.coverage import Coverage, Weight, is_output
+from quantop_adapters.coverage import Coverage, Weight, is_output, overridden
 from quantop_adapters.gguf_convert import convert, import_from_llama_cpp
 from quantop_adapters.refusal import RefusedError
 
 ARTIFACT = "model.gguf"
+SPLIT_UNIT = 1_000_000
+"""Bytes: llama-gguf-split counts in whole megabytes."""
 IMPORTANCE_MATRIX = "ImportanceMatrix"
 FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
 # Rounding by the type's own rule: an importance matrix changes nothing.
@@ -162,6 +164,17 @@ class LlamaCpp:
         *WEIGHTED_ONLY,
         *("TQ2_0", "TQ1_0"),
     )
+    # Those that need no importance matrix, by the names of ggml's types.
+    override_precisions: tuple[str, ...] = (
+        *("F32", "BF16", "F16"),
+        "Q8_0",
+        "Q6_K",
+        *("Q5_K", "Q5_1", "Q5_0"),
+        *("Q4_K", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS"),
+        *("Q3_K", "IQ3_S"),
+        "Q2_K",
+        *("TQ2_0", "TQ1_0"),
+    )
 
     def version(self) -> str:
         """The version of the llama-cpp-python release whose llama.cpp this is."""
@@ -171,6 +184,12 @@ class LlamaCpp:
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Convert and quantize."""
         weighted = self._weighted(task)
+        if task.overrides and task.precision in FLOAT_TYPES:
+            raise RefusedError(
+                "UnsupportedOverride",
+                f"spec.quantization.overrides is set, but {task.precision} quantizes no tensor: "
+                "remove it, or choose another precision",
+            )
         progress("converting the checkpoint to GGUF", 5)
         output = target / ARTIFACT
         is_float = task.precision in FLOAT_TYPES
@@ -188,6 +207,8 @@ class LlamaCpp:
             if weighted:
                 progress("computing the importance matrix", 30)
                 command += ["--imatrix", str(self._importance_matrix(task, full, progress))]
+            if task.overrides:
+                command += ["--tensor-type-file", str(tensor_types(task, full))]
             progress(f"quantizing to {task.precision}", 60, full.stat().st_size)
             command += [str(full), str(output), task.precision, str(task.threads)]
             stage.run_tool(command, on_line=tensor_progress(progress))
@@ -241,10 +262,35 @@ class LlamaCpp:
         stage.run_tool(command)
         return matrix
 
-    def coverage(self, artifact: Path) -> Coverage:
-        """Count the file's tensors by their types."""
+    def split(self, target: Path, max_file_bytes: int) -> None:
+        """Let llama-gguf-split do it: it counts tensors alone, so that there has to be room for
+        what a file says of them, and the first of everything else."""
+        whole = target / ARTIFACT
+        if whole.stat().st_size <= max_file_bytes:
+            return
         gguf: Any = import_from_llama_cpp("gguf")
-        tensors = gguf.GGUFReader(artifact / ARTIFACT).tensors
+        reader = gguf.GGUFReader(whole)
+        before = int(reader.data_offset)
+        megabytes = (max_file_bytes - before) // SPLIT_UNIT
+        least = -(-max(int(tensor.n_bytes) for tensor in reader.tensors) // SPLIT_UNIT)
+        if megabytes < least:
+            raise RefusedError(
+                "MaxFileSizeTooSmall",
+                f"spec.quantization.maxFileSize is {max_file_bytes:,} bytes, and tensors are not "
+                f"cut: with the largest one's it has to be {before + least * SPLIT_UNIT:,} or more",
+            )
+        command = ["llama-gguf-split", "--split", "--split-max-size", f"{megabytes}M"]
+        stage.run_tool([*command, str(whole), str(target / whole.stem)])
+        whole.unlink()
+
+    def coverage(self, artifact: Path) -> Coverage:
+        """Count the tensors of all files by their types."""
+        gguf: Any = import_from_llama_cpp("gguf")
+        tensors = [
+            tensor
+            for path in sorted(artifact.glob("*.gguf"))
+            for tensor in gguf.GGUFReader(path).tensors
+        ]
         names = {tensor.name for tensor in tensors}
         # A tied embedding is the output layer too; one that is only looked up is no layer.
         looked_up = {"token_embd.weight"} if "output.weight" in names else set()
@@ -256,6 +302,8 @@ class LlamaCpp:
                     is_layer=len(tensor.shape) > 1 and tensor.name not in looked_up,
                     quantized=tensor.tensor_type.name not in FLOAT_TYPES,
                     is_output=is_output(tensor.name),
+                    name=tensor.name if len(tensor.shape) > 1 else "",
+                    precision=tensor.tensor_type.name,
                 )
                 for tensor in tensors
                 if not tensor.name.startswith("rope_")
@@ -264,11 +312,39 @@ class LlamaCpp:
 
     def vocabulary(self, artifact: Path) -> Mapping[str, int]:
         """Ask llama.cpp, which reads the file's token list."""
-        return Model(artifact / ARTIFACT, vocabulary_only=True).tokens()
+        return Model(first_file(artifact), vocabulary_only=True).tokens()
 
     def scorer(self, task: stage.Task) -> perplexity.Scorer:
         """Load the file with room for one window."""
-        return Engine(task.artifact / ARTIFACT, task.window_length, task.threads).score
+        return Engine(first_file(task.artifact), task.window_length, task.threads).score
+
+
+def first_file(artifact: Path) -> Path:
+    """The file that llama.cpp is told to open: it finds the others by the first one's name."""
+    return min(artifact.glob("*.gguf"))
+
+
+def tensor_types(task: stage.Task, full: Path) -> Path:
+    """A file for llama-quantize that gives each tensor that an override names its type: by whole
+    names, so that what the expressions mean is said in one place.
+
+    Raises:
+        RefusedError: an override names nothing.
+    """
+    gguf: Any = import_from_llama_cpp("gguf")
+    names = [each.name for each in gguf.GGUFReader(full).tensors if len(each.shape) > 1]
+    named = {name: its for name in names if (its := overridden(name, task.overrides))}
+    for index, override in enumerate(task.overrides):
+        if not any(its is override for its in named.values()):
+            raise RefusedError(
+                "OverrideNotFollowed",
+                f"spec.quantization.overrides[{index}].tensors is {override.tensors!r}, which is "
+                "found in the name of no matrix that an earlier override leaves; they are called "
+                f"{', '.join(names[:12])} and so on: correct or remove it",
+            )
+    path = task.scratch / "tensor-types.txt"
+    path.write_text("".join(f"^{re.escape(n)}$={its.precision}\n" for n, its in named.items()))
+    return path
 
 
 def tensor_progress(progress: stage.Progress) -> Any:

@@ -27,7 +27,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from quantop_adapters import checkpoint, perplexity
 from quantop_adapters.comparison import Comparison
-from quantop_adapters.coverage import Coverage
+from quantop_adapters.coverage import Coverage, Override
 from quantop_adapters.refusal import RefusedError
 
 TERMINATION_MESSAGE_BYTES = 4096
@@ -73,6 +73,8 @@ class Task:
     threads: int
     bits_per_weight_min: Decimal | None
     bits_per_weight_max: Decimal | None
+    overrides: tuple[Override, ...] = ()
+    max_file_bytes: int | None = None
 
     @property
     def window_length(self) -> int:
@@ -122,6 +124,10 @@ class Task:
             threads=max(1, int(environment.get("OMP_NUM_THREADS") or 1)),
             bits_per_weight_min=Decimal(low) if low else None,
             bits_per_weight_max=Decimal(high) if high else None,
+            overrides=tuple(
+                Override(**each) for each in json.loads(environment.get("OVERRIDES") or "[]")
+            ),
+            max_file_bytes=int(environment.get("MAX_FILE_BYTES") or 0) or None,
         )
 
 
@@ -172,6 +178,25 @@ class Measuring(Toolchain, Protocol):
         Raises:
             RefusedError: the engine cannot load it, a number is not finite, or the text does not
                 suit the model.
+        """
+
+
+@runtime_checkable
+class Overriding(Toolchain, Protocol):
+    """A toolchain whose `quantize` follows `task.overrides`, and whose `coverage` names weights."""
+
+    override_precisions: tuple[str, ...]
+
+
+@runtime_checkable
+class Splitting(Toolchain, Protocol):
+    """A toolchain whose artifacts can be in several files."""
+
+    def split(self, target: Path, max_file_bytes: int) -> None:
+        """Split each file in `target` that is larger.
+
+        Raises:
+            RefusedError: what cannot be cut is larger.
         """
 
 
@@ -257,6 +282,7 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
             f"spec.quantization.precision is {task.precision}; {toolchain.name} makes "
             f"{', '.join(toolchain.precisions)}",
         )
+    check_extras(toolchain, task)
     checkpoint.check(task.source)
     if task.calibration:
         checkpoint.check_length(
@@ -270,6 +296,9 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
     for folder in (target, task.scratch):
         folder.mkdir(parents=True)
     toolchain.quantize(task, target, progress)
+    if task.max_file_bytes and isinstance(toolchain, Splitting):
+        progress("splitting the artifact", 95)
+        toolchain.split(target, task.max_file_bytes)
     shutil.rmtree(task.scratch, ignore_errors=True)
     # Some tools write files that only their owner can read, but what serves them may run as another
     # user.
@@ -281,6 +310,28 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
     write_last(task.state / "quantize.done", "")
     progress("artifact finished", 100, size)
     return {"bytes": size, "files": sum(path.is_file() for path in task.artifact.rglob("*"))}
+
+
+def check_extras(toolchain: Toolchain, task: Task) -> None:
+    """Refuse what of a recipe only some toolchains can follow.
+
+    Raises:
+        RefusedError: this one cannot.
+    """
+    offered = toolchain.override_precisions if isinstance(toolchain, Overriding) else ()
+    for override in task.overrides:
+        if override.precision not in offered:
+            raise RefusedError(
+                "UnsupportedOverride",
+                f"spec.quantization.overrides names {override.precision}; {toolchain.name} gives "
+                f"single tensors {', '.join(offered) or 'no precision of their own'}",
+            )
+    if task.max_file_bytes and not isinstance(toolchain, Splitting):
+        raise RefusedError(
+            "UnsupportedMaxFileSize",
+            f"spec.quantization.maxFileSize is set, but {toolchain.name} splits no files: remove "
+            "it",
+        )
 
 
 def evaluate(toolchain: Scoring | Measuring, task: Task) -> dict[str, object]:
@@ -309,6 +360,7 @@ def evaluate(toolchain: Scoring | Measuring, task: Task) -> dict[str, object]:
     quality: dict[str, Any] = {
         **measured,
         **coverage.report(),
+        "vocabularyDigest": checkpoint.vocabulary_digest(task.source),
         "tool": {"name": toolchain.name, "version": toolchain.version()},
         "evaluationSkipped": task.evaluation is None,
     }
@@ -341,6 +393,7 @@ def count(toolchain: Toolchain, task: Task) -> Coverage:
         task.bits_per_weight_min,
         task.bits_per_weight_max,
         checkpoint.layer_numbers(task.source),
+        task.overrides,
     )
     checkpoint.check_vocabulary(task.source, vocabulary)
     return coverage
