@@ -61,7 +61,7 @@ def mirror(kubectl: Kubectl) -> Iterator[str]:
     name = f"mirror-{secrets.token_hex(3)}"
     default = kubectl.get("modelstore", "default")
     assert default is not None
-    spec = default["spec"] | {"mirrorHubSources": True}
+    spec = default["spec"] | {"hubSources": "Mirrored"}
     spec["s3"] = spec["s3"] | {"prefix": name}
     kubectl.apply({**default, "metadata": {"name": name}, "spec": spec})
     yield name

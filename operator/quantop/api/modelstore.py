@@ -15,6 +15,13 @@ class AddressingStyle(StrEnum):
     VIRTUAL = "Virtual"
 
 
+class HubSources(StrEnum):
+    """Where a model of a hub is read from."""
+
+    DIRECT = "Direct"
+    MIRRORED = "Mirrored"
+
+
 class NamespacesFrom(StrEnum):
     """Which namespaces may use a store."""
 
@@ -104,8 +111,8 @@ class ModelStoreSpec(ApiModel):
     """ServiceAccount, in the model's namespace, of the pods that use the store."""
     allowed_namespaces: AllowedNamespaces = Field(default_factory=AllowedNamespaces)
     """Which namespaces may use the store."""
-    mirror_hub_sources: bool = False
-    """Whether the files that conversions read from a hub are kept in the store, below sources/:
-    further conversions of the same commit read them there, and once copied, a public model whose
-    spec.source.revision is a commit needs no hub. Nothing removes them but the bucket's own
-    lifecycle rules."""
+    hub_sources: HubSources = HubSources.DIRECT
+    """Direct reads them from the hub each time. Mirrored keeps the files that conversions read in
+    the store, below sources/: further conversions of the same commit read them there, and once
+    copied, a public model whose spec.source.revision is a commit needs no hub. Nothing removes them
+    but the bucket's own lifecycle rules."""

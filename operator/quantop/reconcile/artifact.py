@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from quantop.api.modelstore import AddressingStyle, ModelStoreSpec
+from quantop.api.modelstore import AddressingStyle, HubSources, ModelStoreSpec
 from quantop.api.quantizedmodel import (
     Artifact,
     ArtifactState,
@@ -151,7 +151,8 @@ def conversion_task(
             uri=spec.source.uri,
             revision=spec.source.revision,
             hub_endpoint=snapshot.settings.hub_endpoint,
-            mirrored=store.mirror_hub_sources and spec.source.uri.startswith("hf://"),
+            mirrored=store.hub_sources is HubSources.MIRRORED
+            and spec.source.uri.startswith("hf://"),
         ),
         recipe=Recipe(
             format=snapshot.format,

@@ -1,4 +1,4 @@
-"""A hub's commits and their copies in the store: ``spec.mirrorHubSources`` of a ModelStore.
+"""A hub's commits and their copies in the store: ``spec.hubSources`` of a ModelStore.
 
 The hub is asked first for what is small, with the user's own token: whoever may not read a model
 there does not get its copy. Only when the hub cannot be reached does a copy answer in its place,
