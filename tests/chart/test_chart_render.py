@@ -349,7 +349,7 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
         assert spec["command"] == ["python", "-m", module.__name__]
         assert spec["format"] == adapter.format
         assert {each["name"] for each in spec["precisions"]} == set(adapter.precisions)
-        overriding = isinstance(adapter(), stage.Overriding)
+        overriding = isinstance(adapter, stage.Overriding)
         offers = {"precisions": [*adapter.override_precisions]} if overriding else {}
         assert {**spec.get("overrides", {}), "exceptFor": None} == {**offers, "exceptFor": None}
         splitting = spec.get("fileSplitting", "Unsupported") == "Supported"
