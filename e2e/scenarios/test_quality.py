@@ -68,3 +68,24 @@ def test_the_report_is_a_page_in_the_store(team: Team, store: Store) -> None:
     assert status["artifact"]["manifestDigest"] in page
     assert status["artifact"]["precision"] in page
     assert "<svg" in page
+
+
+def test_answers_to_prompts_are_compared(team: Team) -> None:
+    prompts = {"uri": text_uri("prompts.jsonl"), "answerTokens": 16}
+    quality = {
+        "evaluation": {**EVALUATION, "prompts": prompts},
+        "minAnswerAgreementPercent": 100,
+        "onFailure": "Warn",
+    }
+    name = team.apply(quantized_model("answering", ("GGUF", "Q4_0"), quality=quality, serving=None))
+    model = team.ready(name)
+    measured = model["status"]["quality"]
+    assert measured["prompts"] == 24
+    same, prefix = (
+        Decimal(measured[figure])
+        for figure in ("answerAgreementPercent", "meanAnswerPrefixPercent")
+    )
+    assert 0 < same < prefix < 100, "it changes some answers, and none from the first token"
+    verified = conditions(model)["Verified"]
+    assert (verified["status"], verified["reason"]) == ("False", "QualityBelowLimit")
+    assert f"the same to {measured['answerAgreementPercent']} % of 24" in verified["message"]

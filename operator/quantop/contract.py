@@ -31,6 +31,7 @@ INPUTS_DIR = WORK_DIR / "inputs"
 STATE_DIR = WORK_DIR / "state"
 CALIBRATION_FILE = INPUTS_DIR / "calibration"
 EVALUATION_FILE = INPUTS_DIR / "evaluation"
+PROMPTS_FILE = INPUTS_DIR / "prompts"
 QUALITY_FILE = STATE_DIR / "quality.json"
 QUANTIZE_DONE_FILE = STATE_DIR / "quantize.done"
 PUBLISHED_FILE = STATE_DIR / "published.json"
@@ -106,11 +107,19 @@ class CalibrationRef(TextRef):
     sequence_length: int
 
 
+class PromptsRef(TextRef):
+    """Prompts, how many of them are used, and how long an answer is at most."""
+
+    max_prompts: int
+    answer_tokens: int
+
+
 class EvaluationRef(TextRef):
     """Evaluation text and how much of it is used."""
 
     sequence_length: int
     max_tokens: int
+    prompts: PromptsRef | None = None
 
 
 class Recipe(Message):
@@ -184,6 +193,9 @@ class QualityReport(Message):
     label_agreement_percent: float | None = None
     baseline_accuracy_percent: float | None = None
     accuracy_percent: float | None = None
+    answer_agreement_percent: float | None = None
+    mean_answer_prefix_percent: float | None = None
+    prompts: int = 0
     texts: int = 0
     tokens: int = 0
     bits_per_weight: float

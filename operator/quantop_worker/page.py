@@ -18,8 +18,10 @@ from quantop_worker.manifest import (
     Manifest,
     MeasuredQuality,
     Measurement,
+    PromptsRecord,
     SourceRecord,
     StoredQuality,
+    TextRecord,
 )
 from quantop_worker.markup import Markup, element, join
 from quantop_worker.plot import Point, plot, size_text
@@ -50,6 +52,11 @@ DIVERGENCE = (
     "source's, over the vocabulary: the sum of p times (ln p less ln q)"
 )
 AGREEMENT = "share of the positions at which both think the same token most likely"
+ANSWERS = (
+    "share of the prompts that both go on from with the same tokens, each the most likely one, to "
+    "the end of the text or to the longest answer that is compared"
+)
+PREFIX = "tokens before the first that differs, over those of the longer answer: the mean"
 BITS = (
     "bits of all tensors, scales and zero points counted, over the number of weights; counted from "
     "the artifact's own files"
@@ -157,6 +164,12 @@ def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
         ),
         ("scored positions", "", str(report.tokens), "tokens that were predicted"),
     ]
+    if report.answer_agreement_percent is not None:
+        rows += [
+            ("answer agreement, %", "", _number(report.answer_agreement_percent, 3), ANSWERS),
+            ("mean prefix, %", "", _number(report.mean_answer_prefix_percent, 3), PREFIX),
+            ("prompts", "", str(report.prompts), "texts or conversations that were answered"),
+        ]
     others = (
         ("mean cosine similarity", None, report.mean_cosine_similarity, 6),
         ("1st percentile of it", None, report.p1_cosine_similarity, 6),
@@ -243,9 +256,21 @@ def _measured(report: MeasuredQuality, text: EvaluationRecord) -> Markup:
         ("its size", f"{text.size} bytes"),
         ("window", f"{text.sequence_length} tokens"),
         ("at most", f"{text.max_tokens} tokens"),
+        *_prompts(text.prompts),
         ("measured by", _tool(report)),
     ]
     return join(element("h2", "How it was measured"), steps, _facts(rows))
+
+
+def _prompts(prompts: PromptsRecord | None) -> list[tuple[str, str]]:
+    if prompts is None:
+        return []
+    return [
+        ("prompts", prompts.uri),
+        ("their identity", prompts.identity),
+        ("their sha256", prompts.sha256),
+        ("at most", f"{prompts.max_prompts} prompts, answers of {prompts.answer_tokens} tokens"),
+    ]
 
 
 def _made(uri: str, published: Published) -> Markup:
@@ -309,6 +334,12 @@ def apply_command(manifest: Manifest, text: EvaluationRecord) -> str:
             }
         },
     }
+    if text.prompts:
+        spec["quality"]["evaluation"]["prompts"] = {
+            "uri": text.prompts.uri,
+            "maxPrompts": text.prompts.max_prompts,
+            "answerTokens": text.prompts.answer_tokens,
+        }
     if manifest.calibration:
         spec["quantization"]["calibration"] = {
             "uri": manifest.calibration.uri,
@@ -331,7 +362,8 @@ def evaluate_commands(uri: str, manifest: Manifest, text: EvaluationRecord) -> s
     lines = [
         "mkdir -p work/source work/inputs work/state",
         *_source_commands(manifest.source),
-        *_text_commands(text),
+        *_text_commands(text, "evaluation"),
+        *(_text_commands(text.prompts, "prompts") if text.prompts else ()),
         *(
             _command("aws", "s3", "cp", f"{uri}/{file.object}", f"work/artifact/{file.path}")
             for file in manifest.files
@@ -358,10 +390,10 @@ def _source_commands(source: SourceRecord) -> list[str]:
     return ["# Copy the source's files into work/source."]
 
 
-def _text_commands(text: EvaluationRecord) -> list[str]:
+def _text_commands(text: TextRecord, name: str) -> list[str]:
     if text.uri.startswith("s3://"):
-        return [_command("aws", "s3", "cp", text.uri, "work/inputs/evaluation")]
-    return ["# Copy the evaluation text to work/inputs/evaluation."]
+        return [_command("aws", "s3", "cp", text.uri, f"work/inputs/{name}")]
+    return [f"# Copy the text of the {name} to work/inputs/{name}."]
 
 
 def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, str | int]]:
@@ -378,7 +410,18 @@ def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, st
         ("EVALUATION_FILE", "/work/inputs/evaluation"),
         ("EVALUATION_SEQUENCE_LENGTH", text.sequence_length),
         ("EVALUATION_MAX_TOKENS", text.max_tokens),
+        *_prompts_variables(text.prompts),
     )
+
+
+def _prompts_variables(prompts: PromptsRecord | None) -> list[tuple[str, str | int]]:
+    if prompts is None:
+        return []
+    return [
+        ("EVALUATION_PROMPTS_FILE", "/work/inputs/prompts"),
+        ("EVALUATION_MAX_PROMPTS", prompts.max_prompts),
+        ("EVALUATION_ANSWER_TOKENS", prompts.answer_tokens),
+    ]
 
 
 def _command(*words: str) -> str:

@@ -1,25 +1,26 @@
-"""Calibration and evaluation texts: ``s3://BUCKET/KEY`` at the store's endpoint, ``pvc://...``."""
+"""Calibration and evaluation texts, and prompts: ``s3://BUCKET/KEY`` at the store's endpoint,
+``pvc://...``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from quantop.contract import (
-    CalibrationRef,
-    ConversionTask,
-    EvaluationRef,
-    Referrer,
-    StoreRef,
-    digest,
-)
+from quantop.contract import ConversionTask, Referrer, StoreRef, TextRef, digest
 
 from quantop_worker.digests import FileRecord, ignore
 from quantop_worker.errors import RefusedError
-from quantop_worker.manifest import CalibrationRecord, EvaluationRecord, TextRecord
+from quantop_worker.manifest import (
+    CalibrationRecord,
+    EvaluationRecord,
+    PromptsRecord,
+    TextRecord,
+    evaluation_id,
+)
 from quantop_worker.s3 import CHUNK_BYTES, Bucket, Place, PreconditionFailedError, store_connection
 from quantop_worker.sources.pvc import claim_path
 from quantop_worker.transfer import Download, download
+from quantop_worker.workspace import Workspace
 
 LIMIT_BYTES = 1 << 30
 
@@ -46,6 +47,7 @@ class Purpose:
 
 CALIBRATION = Purpose("spec.quantization.calibration.uri", "CalibrationNotFound")
 EVALUATION = Purpose("spec.quality.evaluation.uri", "EvaluationNotFound")
+PROMPTS = Purpose("spec.quality.evaluation.prompts.uri", "PromptsNotFound")
 
 
 class StoredText:
@@ -115,54 +117,72 @@ class ClaimedText:
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of a task and their identities."""
+    """The texts of a task."""
 
+    task: ConversionTask
     calibration: Text | None
-    calibration_identity: str | None
     evaluation: Text | None
-    evaluation_identity: str | None
+    prompts: Text | None
+
+    @property
+    def calibration_identity(self) -> str | None:
+        """None when the task has no calibration text."""
+        return self.calibration.identity() if self.calibration else None
+
+    @property
+    def evaluation_id(self) -> str | None:
+        """Names what is measured by; None when only what needs no text is."""
+        if self.task.evaluation is None or self.evaluation is None:
+            return None
+        prompts = self.prompts.identity() if self.prompts else None
+        return evaluation_id(self.task.evaluation, self.evaluation.identity(), prompts)
+
+    def fetch_calibration(self, workspace: Workspace) -> CalibrationRecord | None:
+        """Write the calibration text where it belongs; None when there is none."""
+        ref = self.task.calibration
+        if ref is None or self.calibration is None:
+            return None
+        record = _fetch(ref, self.calibration, workspace.calibration_file, CALIBRATION)
+        return CalibrationRecord(
+            **record.model_dump(), samples=ref.samples, sequence_length=ref.sequence_length
+        )
+
+    def fetch_evaluation(self, workspace: Workspace) -> EvaluationRecord | None:
+        """Write evaluation text and prompts where they belong; None when there is no text."""
+        ref = self.task.evaluation
+        if ref is None or self.evaluation is None:
+            return None
+        record = _fetch(ref, self.evaluation, workspace.evaluation_file, EVALUATION)
+        return EvaluationRecord(
+            **record.model_dump(),
+            sequence_length=ref.sequence_length,
+            max_tokens=ref.max_tokens,
+            prompts=self._fetch_prompts(workspace),
+        )
+
+    def _fetch_prompts(self, workspace: Workspace) -> PromptsRecord | None:
+        ref = self.task.evaluation.prompts if self.task.evaluation else None
+        if ref is None or self.prompts is None:
+            return None
+        record = _fetch(ref, self.prompts, workspace.prompts_file, PROMPTS)
+        return PromptsRecord(
+            **record.model_dump(), max_prompts=ref.max_prompts, answer_tokens=ref.answer_tokens
+        )
 
 
 def open_texts(task: ConversionTask) -> Texts:
     """Find the texts of a task. Raises RefusedError CalibrationNotFound, EvaluationNotFound,
-    InvalidSource or PathEscapeRefused."""
-    calibration = _open(task, task.calibration, CALIBRATION)
-    evaluation = _open(task, task.evaluation, EVALUATION)
+    PromptsNotFound, InvalidSource or PathEscapeRefused."""
+    prompts = task.evaluation.prompts if task.evaluation else None
     return Texts(
-        calibration,
-        calibration.identity() if calibration else None,
-        evaluation,
-        evaluation.identity() if evaluation else None,
+        task,
+        _open(task, task.calibration, CALIBRATION),
+        _open(task, task.evaluation, EVALUATION),
+        _open(task, prompts, PROMPTS),
     )
 
 
-def fetch_calibration(task: ConversionTask, texts: Texts, target: Path) -> CalibrationRecord | None:
-    """Write the calibration text to ``target``; None when the task has none."""
-    if task.calibration is None or texts.calibration is None:
-        return None
-    record = _fetch(task.calibration.uri, texts.calibration, target, CALIBRATION)
-    return CalibrationRecord(
-        **record.model_dump(),
-        samples=task.calibration.samples,
-        sequence_length=task.calibration.sequence_length,
-    )
-
-
-def fetch_evaluation(task: ConversionTask, texts: Texts, target: Path) -> EvaluationRecord | None:
-    """Write the evaluation text to ``target``; None when the task has none."""
-    if task.evaluation is None or texts.evaluation is None:
-        return None
-    record = _fetch(task.evaluation.uri, texts.evaluation, target, EVALUATION)
-    return EvaluationRecord(
-        **record.model_dump(),
-        sequence_length=task.evaluation.sequence_length,
-        max_tokens=task.evaluation.max_tokens,
-    )
-
-
-def _open(
-    task: ConversionTask, ref: CalibrationRef | EvaluationRef | None, purpose: Purpose
-) -> Text | None:
+def _open(task: ConversionTask, ref: TextRef | None, purpose: Purpose) -> Text | None:
     if ref is None:
         return None
     scheme, _, location = ref.uri.partition("://")
@@ -186,16 +206,16 @@ def _open(
     return text
 
 
-def _fetch(uri: str, text: Text, target: Path, purpose: Purpose) -> TextRecord:
+def _fetch(ref: TextRef, text: Text, target: Path, purpose: Purpose) -> TextRecord:
     records: list[FileRecord] = []
     name = target.name
     download([Download(name, text.size, text.stream, target)], records.append, ignore)
     if not _is_utf8(target):
         raise RefusedError(
-            "InvalidSource", f"{purpose.field} is {uri}, which is no UTF-8 text: convert it."
+            "InvalidSource", f"{purpose.field} is {ref.uri}, which is no UTF-8 text: convert it."
         )
     return TextRecord(
-        uri=uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
+        uri=ref.uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
     )
 
 

@@ -39,6 +39,7 @@ class FakeToolchain:
         self.quantized = 100
         self.tokens: Mapping[str, int] = {}
         self.logit = 0.0
+        self.length = 0
 
     def version(self) -> str:
         return "1"
@@ -59,10 +60,11 @@ class FakeToolchain:
     def vocabulary(self, artifact: Path) -> Mapping[str, int]:
         return self.tokens
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
         if self.failure:
             raise self.failure
-        return lambda window: [np.full((len(window), 64), self.logit)]
+        self.length = length
+        return lambda ids, start=0: [np.full((len(ids), 64), self.logit)]
 
 
 Run = Callable[..., int]

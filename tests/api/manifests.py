@@ -21,7 +21,10 @@ GOOD: dict[str, Object] = {
             "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": 2, "memory": "1Gi"}},
         },
         "quality": {
-            "evaluation": {"uri": "pvc://claim/key"},
+            "evaluation": {
+                "uri": "pvc://claim/key",
+                "prompts": {"uri": "s3://bucket/key", "maxPrompts": 8, "answerTokens": 16},
+            },
             "maxPerplexityIncreasePercent": 5,
             "minTopTokenAgreementPercent": "99.5",
             "maxMeanKLDivergence": "0.05",
@@ -30,6 +33,7 @@ GOOD: dict[str, Object] = {
             "minP1CosineSimilarity": "0.98",
             "minLabelAgreementPercent": "99",
             "minAccuracyPercent": "92.5",
+            "minAnswerAgreementPercent": "80",
             "onFailure": "Warn",
         },
         "storage": {"storeName": "default", "deletionPolicy": "Delete"},
@@ -96,6 +100,7 @@ GOOD: dict[str, Object] = {
             "minP1CosineSimilarity": "0.98",
             "minLabelAgreementPercent": "99",
             "minAccuracyPercent": "92.5",
+            "minAnswerAgreementPercent": "80",
         },
         "runtimeName": "llama-cpp",
     },

@@ -12,6 +12,7 @@ EVALUATION = {"uri": "s3://texts/evaluation.txt"}
 INCREASE, AGREEMENT = "maxPerplexityIncreasePercent", "minTopTokenAgreementPercent"
 MEAN, P99 = "maxMeanKLDivergence", "maxP99KLDivergence"
 COSINE, P1 = "minMeanCosineSimilarity", "minP1CosineSimilarity"
+ANSWERS = "minAnswerAgreementPercent"
 LABELS, ACCURACY = "minLabelAgreementPercent", "minAccuracyPercent"
 FIGURES = {
     INCREASE: "increasePercent",
@@ -22,6 +23,7 @@ FIGURES = {
     P1: "p1CosineSimilarity",
     LABELS: "labelAgreementPercent",
     ACCURACY: "accuracyPercent",
+    ANSWERS: "answerAgreementPercent",
 }
 
 
@@ -36,6 +38,8 @@ def measured(**figures: str) -> QualityStatus:
             "baselinePerplexity": "20.000",
             "perplexity": "21.000",
             "baselineAccuracyPercent": "91.250",
+            "meanAnswerPrefixPercent": "85.500",
+            "prompts": 64,
             "texts": 400,
             "tokens": 1024,
             **figures,
@@ -64,6 +68,7 @@ def test_every_limit_of_the_api_is_held() -> None:
         (P1, 1, "1.000000"),
         (LABELS, 99, "99.250"),
         (ACCURACY, "90", "91.000"),
+        (ANSWERS, 75, "75.000"),
     ],
 )
 def test_an_artifact_within_the_limit_passes(field: str, limit: object, figure: str) -> None:
@@ -84,6 +89,7 @@ def test_an_artifact_within_the_limit_passes(field: str, limit: object, figure: 
         (P1, "0.9", "-0.100000", "1st percentile is -0.100000"),
         (LABELS, 99, "98.750", "most likely for 98.750 % of 400 texts"),
         (ACCURACY, 90, "89.750", "for 89.750 % of 400 texts (by the source: 91.250 %)"),
+        (ANSWERS, 75, "70.313", "to 70.313 % of 64 prompts (85.500 % of it on average)"),
     ],
 )
 def test_an_artifact_beyond_the_limit_does_not(

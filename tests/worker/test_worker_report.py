@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from quantop.api.quantizedmodel import QuantizedModelSpec
 from quantop.contract import PublishResult, Recipe
+from quantop_adapters.answers import Prompts
 from quantop_adapters.stage import Evaluation, Task
 from quantop_worker import store
 from quantop_worker.digests import FileRecord
@@ -22,6 +23,7 @@ from quantop_worker.manifest import (
     Manifest,
     MeasuredQuality,
     Measurement,
+    PromptsRecord,
     SourceRecord,
     StoredQuality,
     Tool,
@@ -323,7 +325,8 @@ def published(text: str = "harmless", **quality: Any) -> Published:
         tool=Tool(name=text, version=text),
         provenance=stored_file(record),
     )
-    evaluated = EvaluationRecord(**text_record, sequence_length=64, max_tokens=1000)
+    asked = PromptsRecord(**text_record, max_prompts=8, answer_tokens=16)
+    evaluated = EvaluationRecord(**text_record, sequence_length=64, max_tokens=1000, prompts=asked)
     stored = StoredQuality(
         key=manifest.key, files_digest="e" * 64, evaluation=evaluated, report=report
     )
@@ -404,6 +407,14 @@ def test_what_an_encoder_or_a_classifier_lost_is_told() -> None:
     assert "label agreement" not in text
 
 
+def test_answers_are_told_where_there_were_prompts() -> None:
+    figures: dict[str, Any] = {"meanAnswerPrefixPercent": 91.25, "prompts": 24}
+    text = Parsed(page("uri", published(answerAgreementPercent=62.5, **figures), [], "now")).text
+    for told in ("answer agreement", "62.500", "mean prefix", "91.250", "24"):
+        assert told in text
+    assert "answer agreement" not in Parsed(page("uri", published(), [], "now")).text
+
+
 def run(script: str, folder: Path) -> list[list[str]]:
     """Run a script whose programs only write down what they were given."""
     log = folder / "log"
@@ -430,7 +441,7 @@ def test_the_commands_run_nothing_that_others_wrote(tmp_path: Path) -> None:
     text = artifact.quality.evaluation
     calls = run(evaluate_commands(f"s3://{HOSTILE}", artifact.manifest, text), tmp_path)
     assert [call[0] for call in calls] == [
-        *("mkdir", "hf", "aws", "aws", "chmod", "kubectl", "podman", "cat")
+        *("mkdir", "hf", "aws", "aws", "aws", "chmod", "kubectl", "podman", "cat")
     ]
     (podman,) = (call for call in calls if call[0] == "podman")
     assert f"--env=PRECISION={HOSTILE}" in podman
@@ -446,9 +457,11 @@ def test_the_commands_give_an_adapter_what_its_contract_says(tmp_path: Path) -> 
     given = [word.removeprefix("--env=") for word in podman if word.startswith("--env=")]
     task = Task.from_environment(dict(word.split("=", 1) for word in given))
     assert (task.format, task.precision, task.method) == ("Q4_K_M", "Q4_K_M", "Q4_K_M")
-    assert task.evaluation == Evaluation(Path("/work/inputs/evaluation"), 64, 1000)
+    asked = Prompts(Path("/work/inputs/prompts"), 8, 16)
+    assert task.evaluation == Evaluation(Path("/work/inputs/evaluation"), 64, 1000, asked)
     fetched = [call[-1] for call in calls if call[0] in ("hf", "aws")]
-    assert fetched == ["work/source", "work/inputs/evaluation", "work/artifact/folder/Q4_K_M"]
+    inputs = ["work/inputs/evaluation", "work/inputs/prompts"]
+    assert fetched == ["work/source", *inputs, "work/artifact/folder/Q4_K_M"]
     assert (task.source, task.artifact) == (Path("/work/source"), Path("/work/artifact"))
 
 
@@ -472,6 +485,7 @@ def test_the_object_to_apply_is_the_same_recipe(tmp_path: Path) -> None:
         "uri": f"s3://{HOSTILE}",
         "sequenceLength": 64,
         "maxTokens": 1000,
+        "prompts": {"uri": f"s3://{HOSTILE}", "maxPrompts": 8, "answerTokens": 16},
     }
 
 

@@ -39,6 +39,7 @@ LIMITS = (
     "minP1CosineSimilarity",
     "minLabelAgreementPercent",
     "minAccuracyPercent",
+    "minAnswerAgreementPercent",
 )
 """The limits of ``spec.quality``."""
 HIGHEST = {
@@ -47,8 +48,11 @@ HIGHEST = {
     "minP1CosineSimilarity": 1,
     "minLabelAgreementPercent": 100,
     "minAccuracyPercent": 100,
+    "minAnswerAgreementPercent": 100,
 }
 """The most that those can be which are floors."""
+NEEDED = {"minAnswerAgreementPercent": "prompts"}
+"""What of ``spec.quality.evaluation`` the limits need that its text is not enough for."""
 AUTO_NEEDS_A_LIMIT = Rule(
     f"!has(self.quantization.precision) || self.quantization.precision != '{AUTO}' || "
     f"has(self.quality) && ({' || '.join(f'has(self.quality.{limit})' for limit in LIMITS)})",
@@ -152,6 +156,16 @@ class Calibration(TextReference):
     """Tokens in each sequence."""
 
 
+class Prompts(TextReference):
+    """Prompts that source and artifact answer: a text on each line, or JSON lines with ``prompt``,
+    a text, or ``messages``, a conversation."""
+
+    max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """How many of them are answered at most."""
+    answer_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    """How many tokens of each answer are compared at most."""
+
+
 class Evaluation(TextReference):
     """Text that source and artifact are scored on."""
 
@@ -159,6 +173,8 @@ class Evaluation(TextReference):
     """Tokens in each window that is scored."""
     max_tokens: Annotated[int, Field(ge=256, le=10_000_000)] = 20_000
     """How many tokens of the text are scored at most."""
+    prompts: Prompts | None = None
+    """Prompts whose greedy answers are compared. For models that generate text. Default: none."""
 
 
 class Auto(ApiModel):
@@ -267,11 +283,26 @@ class Limits(ApiModel):
     min_accuracy_percent: Percent | None = None
     """For how many texts at least, in percent, the artifact finds the label that the evaluation
     text gives. For classifiers. Default: any."""
+    min_answer_agreement_percent: Percent | None = None
+    """To how many prompts of ``evaluation.prompts`` at least, in percent, artifact and source give
+    the same answer. Default: any."""
 
 
 class Quality(Limits):
     """How the artifact's quality is measured, and how good it must be. A limit that is given here
     wins over the Preset's."""
+
+    rules: ClassVar = (
+        *Limits.rules,
+        *(
+            Rule(
+                f"!has(self.{limit}) || has(self.evaluation.{needed})",
+                f"spec.quality.{limit} needs {needed} to measure it by: set "
+                f"spec.quality.evaluation.{needed}, or remove the limit",
+            )
+            for limit, needed in NEEDED.items()
+        ),
+    )
 
     evaluation: Evaluation
     """The text that source and artifact are scored on."""
@@ -429,6 +460,13 @@ class QualityStatus(ApiModel):
     """For how many texts the source finds the label that is given."""
     accuracy_percent: Decimal | None = None
     """For how many texts the artifact finds it."""
+    answer_agreement_percent: Decimal | None = None
+    """To how many prompts artifact and source give the same answer."""
+    mean_answer_prefix_percent: Decimal | None = None
+    """How much of an answer comes before the first token that differs: the mean over the
+    prompts."""
+    prompts: Count = 0
+    """How many prompts were answered."""
     texts: Count = 0
     """How many texts were embedded or classified."""
     tokens: Count = 0

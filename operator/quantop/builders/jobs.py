@@ -9,6 +9,7 @@ from quantop.contract import (
     ARTIFACT_DIR,
     CALIBRATION_FILE,
     EVALUATION_FILE,
+    PROMPTS_FILE,
     QUALITY_FILE,
     SOURCE_DIR,
     WORK_DIR,
@@ -173,11 +174,9 @@ def _job(
 
 
 def _task_claims(task: ConversionTask) -> list[str]:
-    return pod.claims(
-        task.source.uri,
-        task.calibration.uri if task.calibration else None,
-        task.evaluation.uri if task.evaluation else None,
-    )
+    prompts = task.evaluation.prompts if task.evaluation else None
+    texts = (task.calibration, task.evaluation, prompts)
+    return pod.claims(task.source.uri, *(text.uri for text in texts if text))
 
 
 def _toolchain_environment(
@@ -185,6 +184,7 @@ def _toolchain_environment(
 ) -> list[Manifest]:
     """The variables of the adapter contract, docs/reference/adapter-contract.md."""
     calibration, evaluation, band = task.calibration, task.evaluation, precision.bits_per_weight
+    prompts = evaluation.prompts if evaluation else None
     variables = {
         "WORK_DIR": str(WORK_DIR),
         "SOURCE_DIR": str(SOURCE_DIR),
@@ -200,6 +200,9 @@ def _toolchain_environment(
         "EVALUATION_FILE": str(EVALUATION_FILE) if evaluation else "",
         "EVALUATION_SEQUENCE_LENGTH": str(evaluation.sequence_length) if evaluation else "",
         "EVALUATION_MAX_TOKENS": str(evaluation.max_tokens) if evaluation else "",
+        "EVALUATION_PROMPTS_FILE": str(PROMPTS_FILE) if prompts else "",
+        "EVALUATION_MAX_PROMPTS": str(prompts.max_prompts) if prompts else "",
+        "EVALUATION_ANSWER_TOKENS": str(prompts.answer_tokens) if prompts else "",
         "BITS_PER_WEIGHT_MIN": band.min if band else "",
         "BITS_PER_WEIGHT_MAX": band.max if band else "",
         # More threads than the limit has cores spin against each other: libgomp's barriers made

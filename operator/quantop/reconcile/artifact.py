@@ -23,6 +23,7 @@ from quantop.contract import (
     CalibrationRef,
     ConversionTask,
     EvaluationRef,
+    PromptsRef,
     PublishResult,
     QualityReport,
     Recipe,
@@ -134,6 +135,7 @@ def conversion_task(
     spec = snapshot.spec
     calibration = spec.quantization.calibration
     evaluation = spec.quality.evaluation if spec.quality else None
+    prompts = evaluation.prompts if evaluation else None
     return ConversionTask(
         store=store_ref(store),
         source=SourceRef(
@@ -161,6 +163,12 @@ def conversion_task(
             uri=evaluation.uri,
             sequence_length=evaluation.sequence_length,
             max_tokens=evaluation.max_tokens,
+            prompts=prompts
+            and PromptsRef(
+                uri=prompts.uri,
+                max_prompts=prompts.max_prompts,
+                answer_tokens=prompts.answer_tokens,
+            ),
         ),
         architectures=tuple(quantizer.spec.architectures),
         max_source_bytes=snapshot.settings.max_source_bytes,
@@ -407,6 +415,9 @@ def quality_status(
         label_agreement_percent=decimal(report.label_agreement_percent),
         baseline_accuracy_percent=decimal(report.baseline_accuracy_percent),
         accuracy_percent=decimal(report.accuracy_percent),
+        answer_agreement_percent=decimal(report.answer_agreement_percent),
+        mean_answer_prefix_percent=decimal(report.mean_answer_prefix_percent),
+        prompts=report.prompts,
         texts=report.texts,
         tokens=report.tokens,
         report_uri=report_uri,

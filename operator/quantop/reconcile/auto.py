@@ -40,6 +40,7 @@ OF_ALL_ALIKE = {
     "EvaluationLabelUnknown",
     "EvaluationTextTooShort",
     "InvalidSource",
+    "PromptsUnusable",
     "SequenceTooLong",
     "SourceNotLoadable",
     "SourceQuantized",

@@ -88,6 +88,14 @@ LIMITS = (
         found="the label is found for {figure} % of {0.texts} texts (by the source: "
         "{0.baseline_accuracy_percent} %)",
     ),
+    Limit(
+        "minAnswerAgreementPercent",
+        lambda quality: quality.min_answer_agreement_percent,
+        lambda measured: measured.answer_agreement_percent,
+        is_maximum=False,
+        found="the answer is the same to {figure} % of {0.prompts} prompts "
+        "({0.mean_answer_prefix_percent} % of it on average)",
+    ),
 )
 
 

@@ -117,22 +117,23 @@ class Engine(Model):
                 f"llama.cpp cannot make a context of {context} tokens: {self.problems}",
             )
 
-    def score(self, window: Sequence[int]) -> Iterator[Any]:
-        """The logits at each of a window's positions, as many at a time as are decoded at once.
+    def score(self, ids: Sequence[int], start: int = 0) -> Iterator[Any]:
+        """The logits at each position, as many at a time as are decoded at once.
 
         Raises:
             RuntimeError: llama.cpp could not decode.
         """
         numpy: Any = importlib.import_module("numpy")
-        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        if not start:
+            self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
         batch = self.library.llama_batch_init(BATCH, 0, 1)
         try:
-            for start in range(0, len(window), BATCH):
-                ids = window[start : start + BATCH]
-                batch.n_tokens = len(ids)
-                for index, token in enumerate(ids):
+            for first in range(0, len(ids), BATCH):
+                some = ids[first : first + BATCH]
+                batch.n_tokens = len(some)
+                for index, token in enumerate(some):
                     batch.token[index] = token
-                    batch.pos[index] = start + index
+                    batch.pos[index] = start + first + index
                     batch.n_seq_id[index] = 1
                     batch.seq_id[index][0] = 0
                     batch.logits[index] = 1
@@ -140,7 +141,7 @@ class Engine(Model):
                     raise RuntimeError(f"llama.cpp could not decode: {self.problems}")
                 yield numpy.ctypeslib.as_array(
                     self.library.llama_get_logits(self.context),
-                    shape=(len(ids), self.vocabulary_size),
+                    shape=(len(some), self.vocabulary_size),
                 )
         finally:
             self.library.llama_batch_free(batch)
@@ -266,9 +267,9 @@ class LlamaCpp:
         """Ask llama.cpp, which reads the file's token list."""
         return Model(artifact / ARTIFACT, vocabulary_only=True).tokens()
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
-        """Load the file with room for one window."""
-        return Engine(task.artifact / ARTIFACT, task.window_length, task.threads).score
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
+        """Load the file with room for one text."""
+        return Engine(task.artifact / ARTIFACT, length, task.threads).score
 
 
 def tensor_progress(progress: stage.Progress) -> Any:

@@ -153,9 +153,7 @@ class Onnxruntime:
             else texts.Similarity()
         )
         tokens = 0
-        for index, text in enumerate(given):
-            if index % max(1, len(given) // 16) == 0:
-                progress("comparing the artifact with its source", 15 + 84 * index // len(given))
+        for text in progress.through(given, "comparing the artifact with its source", 15, 99):
             encoding = tokenizer.encode(text.text)
             ids, found = artifact(text.text)
             if ids != encoding.ids:

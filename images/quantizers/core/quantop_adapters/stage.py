@@ -19,13 +19,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from quantop_adapters import checkpoint, perplexity
+from quantop_adapters import answers, checkpoint, perplexity
 from quantop_adapters.comparison import Comparison
 from quantop_adapters.coverage import Coverage
 from quantop_adapters.refusal import RefusedError
@@ -36,6 +36,8 @@ DEFAULT_METHOD = "Default"
 TRIAL_WINDOW = tuple(range(32))
 """Token ids that an artifact is tried on where no evaluation text is given."""
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation text, the tokens of one window and the tokens used at most."""
+    """An evaluation text, the tokens of one window and the tokens used at most; and prompts, where
+    answers are to be compared, too."""
 
     file: Path
     sequence_length: int
     max_tokens: int
+    prompts: answers.Prompts | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,6 @@ class Task:
     bits_per_weight_max: Decimal | None
 
     @property
-    def window_length(self) -> int:
-        """Tokens that the artifact's engine is asked to hold while it is measured."""
-        return self.evaluation.sequence_length if self.evaluation else len(TRIAL_WINDOW)
-
-    @property
     def scratch(self) -> Path:
         """A folder beside the artifact for files on the way to it; gone when the stage is done."""
         return self.artifact.with_name(self.artifact.name + ".scratch")
@@ -95,6 +94,7 @@ class Task:
         work = Path(environment.get("WORK_DIR") or "/work")
         calibration = environment.get("CALIBRATION_FILE", "")
         evaluation = environment.get("EVALUATION_FILE", "")
+        prompts = environment.get("EVALUATION_PROMPTS_FILE", "")
         low, high = (environment.get(f"BITS_PER_WEIGHT_{end}", "") for end in ("MIN", "MAX"))
         return cls(
             source=Path(environment.get("SOURCE_DIR") or work / "source"),
@@ -116,6 +116,13 @@ class Task:
                 Path(evaluation),
                 int(environment.get("EVALUATION_SEQUENCE_LENGTH") or 256),
                 int(environment.get("EVALUATION_MAX_TOKENS") or 20_000),
+                answers.Prompts(
+                    Path(prompts),
+                    int(environment.get("EVALUATION_MAX_PROMPTS") or 64),
+                    int(environment.get("EVALUATION_ANSWER_TOKENS") or 32),
+                )
+                if prompts
+                else None,
             )
             if evaluation
             else None,
@@ -153,8 +160,8 @@ class Toolchain(Protocol):
 class Scoring(Toolchain, Protocol):
     """A toolchain for models that predict the next token."""
 
-    def scorer(self, task: Task) -> perplexity.Scorer:
-        """Load the artifact into its own engine; the result scores one window of token ids.
+    def scorer(self, task: Task, length: int) -> perplexity.Scorer:
+        """Load the artifact into its own engine, for texts of `length` tokens at most.
 
         Raises:
             RefusedError: the engine cannot load it, or a number in it is not finite.
@@ -189,6 +196,13 @@ class Progress:
         if size is not None:
             line["bytes"] = size
         print(json.dumps(line), flush=True)
+
+    def through(self, items: Sequence[Item], message: str, start: int, stop: int) -> Iterator[Item]:
+        """The items one by one, reported sixteen times between two percentages."""
+        for index, item in enumerate(items):
+            if index % max(1, len(items) // 16) == 0:
+                self(message, start + (stop - start) * index // len(items))
+            yield item
 
 
 def termination_text(document: Mapping[str, object], limit: int = TERMINATION_MESSAGE_BYTES) -> str:
@@ -352,7 +366,6 @@ def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, obj
     Raises:
         RefusedError: what it gives are no finite numbers, or the text is too short.
     """
-    artifact = toolchain.scorer(task)
     measured: dict[str, object] = {
         "protocol": perplexity.PROTOCOL,
         "baselinePerplexity": None,
@@ -360,7 +373,8 @@ def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, obj
         "tokens": 0,
     }
     if task.evaluation:
-        return measured | compare(task, task.evaluation, artifact, progress)
+        return measured | compare(toolchain, task, task.evaluation, progress)
+    artifact = toolchain.scorer(task, len(TRIAL_WINDOW))
     trial = Comparison()
     # Compared with itself, it is run once: only whether it gives numbers is asked.
     trial.add(TRIAL_WINDOW, *itertools.tee(artifact(TRIAL_WINDOW)))
@@ -369,25 +383,32 @@ def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, obj
 
 
 def compare(
-    task: Task, evaluation: Evaluation, artifact: perplexity.Scorer, progress: Progress
+    toolchain: Scoring, task: Task, evaluation: Evaluation, progress: Progress
 ) -> dict[str, object]:
-    """Score source and artifact on the evaluation text; the measurements by their names.
+    """Score source and artifact on the evaluation text, and have both answer the prompts; the
+    measurements by their names.
 
     Raises:
-        RefusedError: the text is too short, or a perplexity is not finite.
+        RefusedError: the text is too short, prompts cannot be used, or a perplexity is not finite.
     """
-    length = evaluation.sequence_length
+    length, asked = evaluation.sequence_length, evaluation.prompts
     checkpoint.check_length(task.source, "spec.quality.evaluation.sequenceLength", length)
     tokens = checkpoint.token_ids(task.source, perplexity.read_text(evaluation.file))
     windows = perplexity.windows(tokens[: evaluation.max_tokens], length)
+    prompts = asked.read(task.source) if asked else []
+    longest = max(map(len, prompts), default=0) + (asked.answer_tokens if asked else 0)
+    artifact = toolchain.scorer(task, max(length, longest))
     progress("loading the source", 10)
     source = perplexity.transformers_scorer(task.source, "source")
     comparison = Comparison()
-    for index, window in enumerate(windows):
-        if index % max(1, len(windows) // 16) == 0:
-            progress("comparing the artifact with its source", 15 + 84 * index // len(windows))
+    for window in progress.through(windows, "comparing the artifact with its source", 15, 60):
         comparison.add(window, source(window), artifact(window))
-    return comparison.report()
+    measured = comparison.report()
+    if asked:
+        each = progress.through(prompts, "answering the prompts", 60, 99)
+        ends = answers.ends(task.source)
+        measured |= answers.compare(each, asked.answer_tokens, ends, source, artifact)
+    return measured
 
 
 class ToolError(Exception):

@@ -97,18 +97,19 @@ class OpenVino:
         """Read the tokenizer's files; what its graph does is looked at before scoring."""
         return checkpoint.vocabulary(artifact)
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
-        """Run the graph with OpenVINO, whose state keeps what attention has seen of a window."""
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
+        """Run the graph with OpenVINO, whose state keeps what attention has seen of a text."""
         check_finite(task.artifact)
         check_tokenizer(task, task.artifact)
         request = compiled(task.artifact, task.threads).create_infer_request()
         names = input_names(request.model_inputs)
 
-        def score(window: Sequence[int]) -> Iterator[Any]:
-            request.reset_state()
-            for start in range(0, len(window), BATCH):
-                ids = window[start : start + BATCH]
-                yield request.infer(inputs(names, ids, start))["logits"][0]
+        def score(ids: Sequence[int], start: int = 0) -> Iterator[Any]:
+            if not start:
+                request.reset_state()
+            for first in range(0, len(ids), BATCH):
+                some = ids[first : first + BATCH]
+                yield request.infer(inputs(names, some, start + first))["logits"][0]
 
         return score
 
