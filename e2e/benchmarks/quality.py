@@ -31,6 +31,7 @@ python {files}/{script}.py {source} /work/made 2>/dev/null
 REFERENCE_PERCENT = {
     "perplexity of the source": "0.1",
     "answers of the source": "0",
+    "accuracy in tasks": "0",
     "perplexity of the artifact": "0.1",
     "mean KL divergence": "1",
     "99th percentile of KL divergence": "1",
@@ -122,6 +123,7 @@ def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
                 (TEXTS_BUCKET, "calibration.txt"),
                 (TEXTS_BUCKET, "evaluation.txt"),
                 (TEXTS_BUCKET, "prompts.jsonl"),
+                (TEXTS_BUCKET, "tasks/"),
             ),
             {f"{script}.py": Path(__file__).with_name(f"{script}.py").read_text()},
             environment,

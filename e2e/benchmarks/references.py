@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantop_adapters import answers, checkpoint, gguf_convert, llama_cpp, perplexity
+from quantop_adapters import answers, checkpoint, gguf_convert, harness, llama_cpp, perplexity
 from quantop_adapters.comparison import Comparison
 
 WINDOW = 256
@@ -90,6 +90,26 @@ def transformers_answers(source: Path, prompts: answers.Prompts) -> Iterator[dic
     }
 
 
+def harness_accuracies(source: Path, tasks: harness.Tasks) -> Iterator[dict[str, Any]]:
+    """The accuracies that lm-evaluation-harness's own model of transformers has."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    model = HFLM(pretrained=str(source), device="cpu", dtype="float32", batch_size=1)
+    given = tasks.read()
+    score = perplexity.transformers_scorer(source, "source")
+    ours = harness.measure(given, tasks.most, score, source)
+    for task in given:
+        name, metric = task["task"], task["metric_list"][0]["metric"]
+        report = evaluate(model, {"tasks": {name: harness.make(task)}}, limit=tasks.most)
+        yield {
+            "what": "accuracy in tasks",
+            "ours": ours[name].share,
+            "theirs": harness.accuracy(report, name, metric).share,
+            "who": f"lm-evaluation-harness's hf ({name})",
+        }
+
+
 def llama_perplexity(source: Path, text: str, work: Path) -> Iterator[dict[str, Any]]:
     """llama.cpp's own comparison, which scores the second half of each window."""
     full, artifact, base = (work / name for name in ("full.gguf", "q4.gguf", "base.logits"))
@@ -153,6 +173,7 @@ def main(arguments: list[str]) -> int:
     figures = [
         *transformers_own(source, windows),
         *transformers_answers(source, answers.Prompts(models / "prompts.jsonl", 64, 32)),
+        *harness_accuracies(source, harness.Tasks(models / "tasks", 100)),
         *llama_perplexity(source, text, work),
     ]
     print("figures: " + json.dumps(figures), flush=True)

@@ -32,6 +32,7 @@ STATE_DIR = WORK_DIR / "state"
 CALIBRATION_FILE = INPUTS_DIR / "calibration"
 EVALUATION_FILE = INPUTS_DIR / "evaluation"
 PROMPTS_FILE = INPUTS_DIR / "prompts"
+TASKS_DIR = INPUTS_DIR / "tasks"
 QUALITY_FILE = STATE_DIR / "quality.json"
 QUANTIZE_DONE_FILE = STATE_DIR / "quantize.done"
 PUBLISHED_FILE = STATE_DIR / "published.json"
@@ -114,12 +115,20 @@ class PromptsRef(TextRef):
     answer_tokens: int
 
 
+class TasksRef(TextRef):
+    """A folder of tasks, ``s3://BUCKET/PREFIX`` or ``pvc://CLAIM/PATH``, and how many documents of
+    each are used."""
+
+    max_samples: int
+
+
 class EvaluationRef(TextRef):
-    """Evaluation text and how much of it is used."""
+    """Evaluation text and how much of it is used; and what else is measured by."""
 
     sequence_length: int
     max_tokens: int
     prompts: PromptsRef | None = None
+    tasks: TasksRef | None = None
 
 
 class Recipe(Message):
@@ -177,6 +186,18 @@ class DeleteTask(Message):
     referrer: Referrer
 
 
+class TaskReport(Message):
+    """The accuracies of source and artifact in one task."""
+
+    name: str
+    metric: str
+    samples: int
+    baseline_percent: float
+    baseline_error_percent: float
+    accuracy_percent: float
+    error_percent: float
+
+
 class QualityReport(Message):
     """What was measured, in short."""
 
@@ -196,6 +217,8 @@ class QualityReport(Message):
     answer_agreement_percent: float | None = None
     mean_answer_prefix_percent: float | None = None
     prompts: int = 0
+    task_accuracy_drop_points: float | None = None
+    tasks: tuple[TaskReport, ...] = ()
     texts: int = 0
     tokens: int = 0
     bits_per_weight: float

@@ -56,17 +56,34 @@ class PromptsRecord(TextRecord):
     answer_tokens: int
 
 
+class TasksRecord(Message):
+    """A folder of tasks as fetch found it, and how many documents of each were used."""
+
+    uri: str
+    identity: str
+    size: int
+    digest: str
+    """Over all files: digests.files_digest."""
+    max_samples: int
+
+
 class EvaluationRecord(TextRecord):
-    """Evaluation text and how much of it was used."""
+    """Evaluation text and how much of it was used; and what else was measured by."""
 
     sequence_length: int
     max_tokens: int
     prompts: PromptsRecord | None = None
+    tasks: TasksRecord | None = None
 
     @property
     def id(self) -> str:
-        """Names what is measured by: the texts and how much of them is used."""
-        return evaluation_id(self, self.identity, self.prompts.identity if self.prompts else None)
+        """Names what is measured by: the texts and tasks, and how much of them is used."""
+        return evaluation_id(
+            self,
+            self.identity,
+            self.prompts.identity if self.prompts else None,
+            self.tasks.identity if self.tasks else None,
+        )
 
 
 class FetchRecord(Message):
@@ -139,9 +156,12 @@ class Measurement(Message):
 
 
 def evaluation_id(
-    evaluation: EvaluationRef | EvaluationRecord, identity: str | None, prompts: str | None
+    evaluation: EvaluationRef | EvaluationRecord,
+    identity: str,
+    prompts: str | None,
+    tasks: str | None,
 ) -> str:
-    """Names what is measured by, with the identities of the text and the prompts."""
+    """Names what is measured by, with the identities of text, prompts and tasks."""
     named: dict[str, Any] = {
         "identity": identity,
         "sequenceLength": evaluation.sequence_length,
@@ -153,6 +173,8 @@ def evaluation_id(
             "maxPrompts": asked.max_prompts,
             "answerTokens": asked.answer_tokens,
         }
+    if given := evaluation.tasks:
+        named["tasks"] = {"identity": tasks, "maxSamples": given.max_samples}
     return digest(named)
 
 

@@ -21,6 +21,7 @@ from quantop_worker.manifest import (
     PromptsRecord,
     SourceRecord,
     StoredQuality,
+    TasksRecord,
     TextRecord,
 )
 from quantop_worker.markup import Markup, element, join
@@ -55,6 +56,10 @@ AGREEMENT = "share of the positions at which both think the same token most like
 ANSWERS = (
     "share of the prompts that both go on from with the same tokens, each the most likely one, to "
     "the end of the text or to the longest answer that is compared"
+)
+ACCURACY = (
+    "share of {samples} documents that are answered right by {metric}, with its standard error, by "
+    "lm-evaluation-harness through each engine; in percent"
 )
 PREFIX = "tokens before the first that differs, over those of the longer answer: the mean"
 BITS = (
@@ -170,6 +175,15 @@ def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
             ("mean prefix, %", "", _number(report.mean_answer_prefix_percent, 3), PREFIX),
             ("prompts", "", str(report.prompts), "texts or conversations that were answered"),
         ]
+    rows += [
+        (
+            f"accuracy in {task.name}",
+            f"{task.baseline_percent:.3f} ± {task.baseline_error_percent:.3f}",
+            f"{task.accuracy_percent:.3f} ± {task.error_percent:.3f}",
+            ACCURACY.format(samples=task.samples, metric=task.metric),
+        )
+        for task in report.tasks
+    ]
     others = (
         ("mean cosine similarity", None, report.mean_cosine_similarity, 6),
         ("1st percentile of it", None, report.p1_cosine_similarity, 6),
@@ -257,6 +271,7 @@ def _measured(report: MeasuredQuality, text: EvaluationRecord) -> Markup:
         ("window", f"{text.sequence_length} tokens"),
         ("at most", f"{text.max_tokens} tokens"),
         *_prompts(text.prompts),
+        *_tasks(text.tasks),
         ("measured by", _tool(report)),
     ]
     return join(element("h2", "How it was measured"), steps, _facts(rows))
@@ -270,6 +285,17 @@ def _prompts(prompts: PromptsRecord | None) -> list[tuple[str, str]]:
         ("their identity", prompts.identity),
         ("their sha256", prompts.sha256),
         ("at most", f"{prompts.max_prompts} prompts, answers of {prompts.answer_tokens} tokens"),
+    ]
+
+
+def _tasks(tasks: TasksRecord | None) -> list[tuple[str, str]]:
+    if tasks is None:
+        return []
+    return [
+        ("tasks", tasks.uri),
+        ("their identity", tasks.identity),
+        ("digest of their files", tasks.digest),
+        ("at most", f"{tasks.max_samples} documents of each"),
     ]
 
 
@@ -340,6 +366,11 @@ def apply_command(manifest: Manifest, text: EvaluationRecord) -> str:
             "maxPrompts": text.prompts.max_prompts,
             "answerTokens": text.prompts.answer_tokens,
         }
+    if text.tasks:
+        spec["quality"]["evaluation"]["tasks"] = {
+            "uri": text.tasks.uri,
+            "maxSamples": text.tasks.max_samples,
+        }
     if manifest.calibration:
         spec["quantization"]["calibration"] = {
             "uri": manifest.calibration.uri,
@@ -364,6 +395,7 @@ def evaluate_commands(uri: str, manifest: Manifest, text: EvaluationRecord) -> s
         *_source_commands(manifest.source),
         *_text_commands(text, "evaluation"),
         *(_text_commands(text.prompts, "prompts") if text.prompts else ()),
+        *(_text_commands(text.tasks, "tasks", "--recursive") if text.tasks else ()),
         *(
             _command("aws", "s3", "cp", f"{uri}/{file.object}", f"work/artifact/{file.path}")
             for file in manifest.files
@@ -390,10 +422,10 @@ def _source_commands(source: SourceRecord) -> list[str]:
     return ["# Copy the source's files into work/source."]
 
 
-def _text_commands(text: TextRecord, name: str) -> list[str]:
+def _text_commands(text: TextRecord | TasksRecord, name: str, *options: str) -> list[str]:
     if text.uri.startswith("s3://"):
-        return [_command("aws", "s3", "cp", text.uri, f"work/inputs/{name}")]
-    return [f"# Copy the text of the {name} to work/inputs/{name}."]
+        return [_command("aws", "s3", "cp", *options, text.uri, f"work/inputs/{name}")]
+    return [f"# Copy what is given for {name} to work/inputs/{name}."]
 
 
 def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, str | int]]:
@@ -411,7 +443,17 @@ def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, st
         ("EVALUATION_SEQUENCE_LENGTH", text.sequence_length),
         ("EVALUATION_MAX_TOKENS", text.max_tokens),
         *_prompts_variables(text.prompts),
+        *_tasks_variables(text.tasks),
     )
+
+
+def _tasks_variables(tasks: TasksRecord | None) -> list[tuple[str, str | int]]:
+    if tasks is None:
+        return []
+    return [
+        ("EVALUATION_TASKS_DIR", "/work/inputs/tasks"),
+        ("EVALUATION_MAX_SAMPLES", tasks.max_samples),
+    ]
 
 
 def _prompts_variables(prompts: PromptsRecord | None) -> list[tuple[str, str | int]]:

@@ -1,6 +1,7 @@
-"""Calibration and evaluation texts, and prompts: ``s3://BUCKET/KEY`` at the store's endpoint,
-``pvc://...``."""
+"""Calibration and evaluation texts, prompts, and folders of tasks: ``s3://BUCKET/KEY`` at the
+store's endpoint, ``pvc://...``."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +9,21 @@ from typing import Protocol
 
 from quantop.contract import ConversionTask, Referrer, StoreRef, TextRef, digest
 
-from quantop_worker.digests import FileRecord, ignore
+from quantop_worker.checkpoint import visible
+from quantop_worker.digests import FileRecord, files_digest, ignore
 from quantop_worker.errors import RefusedError
 from quantop_worker.manifest import (
     CalibrationRecord,
     EvaluationRecord,
     PromptsRecord,
+    TasksRecord,
     TextRecord,
     evaluation_id,
 )
 from quantop_worker.s3 import CHUNK_BYTES, Bucket, Place, PreconditionFailedError, store_connection
-from quantop_worker.sources.pvc import claim_path
+from quantop_worker.sources.base import Purpose, Source, SourceFile
+from quantop_worker.sources.pvc import PvcSource, claim_path
+from quantop_worker.sources.s3 import STORE_CREDENTIALS, S3Source
 from quantop_worker.transfer import Download, download
 from quantop_worker.workspace import Workspace
 
@@ -37,17 +42,10 @@ class Text(Protocol):
         """The bytes ``start`` to ``stop`` (exclusive)."""
 
 
-@dataclass(frozen=True)
-class Purpose:
-    """What a text is for, and how that is called."""
-
-    field: str
-    missing: str
-
-
 CALIBRATION = Purpose("spec.quantization.calibration.uri", "CalibrationNotFound")
 EVALUATION = Purpose("spec.quality.evaluation.uri", "EvaluationNotFound")
 PROMPTS = Purpose("spec.quality.evaluation.prompts.uri", "PromptsNotFound")
+TASKS = Purpose("spec.quality.evaluation.tasks.uri", "TasksNotFound")
 
 
 class StoredText:
@@ -62,7 +60,7 @@ class StoredText:
             Place(
                 title="the store",
                 field=purpose.field,
-                credentials="texts are read with the store's keys, which must be allowed to",
+                credentials=STORE_CREDENTIALS,
                 missing=purpose.missing,
             ),
         )
@@ -93,7 +91,7 @@ class ClaimedText:
     def __init__(self, uri: str, location: str, referrer: Referrer, purpose: Purpose) -> None:
         self._owner = [referrer.cluster, referrer.namespace]
         self._location = location
-        self._path = claim_path(uri, location, purpose.field, purpose.missing)
+        self._path = claim_path(uri, location, purpose)
         if not self._path.is_file():
             raise RefusedError(
                 purpose.missing, f"{purpose.field} is {uri}, but the claim has no such file."
@@ -116,13 +114,31 @@ class ClaimedText:
 
 
 @dataclass(frozen=True)
+class Folder:
+    """A folder somewhere, and what is in it."""
+
+    source: Source
+    files: tuple[SourceFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def identity(self) -> str:
+        """The cheap immutable name of the files' content."""
+        return self.source.identity(self.files)
+
+
+@dataclass(frozen=True)
 class Texts:
-    """The texts of a task."""
+    """The texts of a task, and the folder of tasks."""
 
     task: ConversionTask
     calibration: Text | None
     evaluation: Text | None
     prompts: Text | None
+    tasks: Folder | None
 
     @property
     def calibration_identity(self) -> str | None:
@@ -134,8 +150,12 @@ class Texts:
         """Names what is measured by; None when only what needs no text is."""
         if self.task.evaluation is None or self.evaluation is None:
             return None
-        prompts = self.prompts.identity() if self.prompts else None
-        return evaluation_id(self.task.evaluation, self.evaluation.identity(), prompts)
+        return evaluation_id(
+            self.task.evaluation,
+            self.evaluation.identity(),
+            self.prompts.identity() if self.prompts else None,
+            self.tasks.identity() if self.tasks else None,
+        )
 
     def fetch_calibration(self, workspace: Workspace) -> CalibrationRecord | None:
         """Write the calibration text where it belongs; None when there is none."""
@@ -148,7 +168,8 @@ class Texts:
         )
 
     def fetch_evaluation(self, workspace: Workspace) -> EvaluationRecord | None:
-        """Write evaluation text and prompts where they belong; None when there is no text."""
+        """Write evaluation text, prompts and tasks where they belong; None when there is no
+        text."""
         ref = self.task.evaluation
         if ref is None or self.evaluation is None:
             return None
@@ -158,6 +179,7 @@ class Texts:
             sequence_length=ref.sequence_length,
             max_tokens=ref.max_tokens,
             prompts=self._fetch_prompts(workspace),
+            tasks=self._fetch_tasks(workspace),
         )
 
     def _fetch_prompts(self, workspace: Workspace) -> PromptsRecord | None:
@@ -169,17 +191,53 @@ class Texts:
             **record.model_dump(), max_prompts=ref.max_prompts, answer_tokens=ref.answer_tokens
         )
 
+    def _fetch_tasks(self, workspace: Workspace) -> TasksRecord | None:
+        ref = self.task.evaluation.tasks if self.task.evaluation else None
+        if ref is None or self.tasks is None:
+            return None
+        # Every file in it counts: none may be left of an earlier attempt.
+        shutil.rmtree(workspace.tasks, ignore_errors=True)
+        records: list[FileRecord] = []
+        folder = self.tasks
+        folder.source.download(folder.files, workspace.tasks, records.append, ignore)
+        return TasksRecord(
+            uri=ref.uri,
+            identity=folder.identity(),
+            size=folder.size,
+            digest=files_digest(records),
+            max_samples=ref.max_samples,
+        )
+
 
 def open_texts(task: ConversionTask) -> Texts:
-    """Find the texts of a task. Raises RefusedError CalibrationNotFound, EvaluationNotFound,
-    PromptsNotFound, InvalidSource or PathEscapeRefused."""
+    """Find the texts of a task, and the folder of tasks. Raises RefusedError CalibrationNotFound,
+    EvaluationNotFound, PromptsNotFound, TasksNotFound, InvalidSource or PathEscapeRefused."""
     prompts = task.evaluation.prompts if task.evaluation else None
+    tasks = task.evaluation.tasks if task.evaluation else None
     return Texts(
         task,
         _open(task, task.calibration, CALIBRATION),
         _open(task, task.evaluation, EVALUATION),
         _open(task, prompts, PROMPTS),
+        _open_folder(task, tasks, TASKS),
     )
+
+
+def _open_folder(task: ConversionTask, ref: TextRef | None, purpose: Purpose) -> Folder | None:
+    if ref is None:
+        return None
+    scheme, _, location = ref.uri.partition("://")
+    source: Source
+    match scheme:
+        case "s3":
+            source = S3Source(ref.uri, location, task.store, purpose)
+        case "pvc":
+            source = PvcSource(ref.uri, location, task.referrer, purpose)
+        case _:
+            raise _unreadable(ref, purpose)
+    folder = Folder(source, tuple(visible(source).values()))
+    _check_size(ref, folder.size, purpose)
+    return folder
 
 
 def _open(task: ConversionTask, ref: TextRef | None, purpose: Purpose) -> Text | None:
@@ -193,17 +251,24 @@ def _open(task: ConversionTask, ref: TextRef | None, purpose: Purpose) -> Text |
         case "pvc":
             text = ClaimedText(ref.uri, location, task.referrer, purpose)
         case _:
-            raise RefusedError(
-                "InvalidSource",
-                f"{purpose.field} is {ref.uri}: it must be an s3:// or pvc:// uri.",
-            )
-    if not 0 < text.size <= LIMIT_BYTES:
+            raise _unreadable(ref, purpose)
+    _check_size(ref, text.size, purpose)
+    return text
+
+
+def _unreadable(ref: TextRef, purpose: Purpose) -> RefusedError:
+    return RefusedError(
+        "InvalidSource", f"{purpose.field} is {ref.uri}: it must be an s3:// or pvc:// uri."
+    )
+
+
+def _check_size(ref: TextRef, size: int, purpose: Purpose) -> None:
+    if not 0 < size <= LIMIT_BYTES:
         raise RefusedError(
             "InvalidSource",
-            f"{purpose.field} is {ref.uri}, which has {text.size} bytes: a text has 1 to "
+            f"{purpose.field} is {ref.uri}, which has {size} bytes: it may have 1 to "
             f"{LIMIT_BYTES}.",
         )
-    return text
 
 
 def _fetch(ref: TextRef, text: Text, target: Path, purpose: Purpose) -> TextRecord:

@@ -24,6 +24,7 @@ GOOD: dict[str, Object] = {
             "evaluation": {
                 "uri": "pvc://claim/key",
                 "prompts": {"uri": "s3://bucket/key", "maxPrompts": 8, "answerTokens": 16},
+                "tasks": {"uri": "s3://bucket/prefix/", "maxSamples": 50},
             },
             "maxPerplexityIncreasePercent": 5,
             "minTopTokenAgreementPercent": "99.5",
@@ -34,6 +35,7 @@ GOOD: dict[str, Object] = {
             "minLabelAgreementPercent": "99",
             "minAccuracyPercent": "92.5",
             "minAnswerAgreementPercent": "80",
+            "maxTaskAccuracyDropPoints": "1.5",
             "onFailure": "Warn",
         },
         "storage": {"storeName": "default", "deletionPolicy": "Delete"},
@@ -101,6 +103,7 @@ GOOD: dict[str, Object] = {
             "minLabelAgreementPercent": "99",
             "minAccuracyPercent": "92.5",
             "minAnswerAgreementPercent": "80",
+            "maxTaskAccuracyDropPoints": "1.5",
         },
         "runtimeName": "llama-cpp",
     },

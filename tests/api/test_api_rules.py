@@ -128,6 +128,14 @@ REFUSALS = [
     *(
         Refusal(
             QM,
+            "the uri of tasks must be s3://BUCKET/PREFIX or pvc://CLAIM/PATH, without '..'",
+            {f"{EVALUATION}.tasks.uri": uri},
+        )
+        for uri in ("https://example.com/tasks", "s3://bucket", "pvc://claim/../tasks")
+    ),
+    *(
+        Refusal(
+            QM,
             f"spec.quality.{limit} needs {needed} to measure it by: set spec.quality.evaluation.",
             {f"{EVALUATION}.{needed}": None},
         )

@@ -27,6 +27,7 @@ from quantop.contract import (
     SourceRef,
     Stage,
     StoreRef,
+    TasksRef,
 )
 from quantop_worker.progress import Progress
 from quantop_worker.stages import delete, fetch, publish, pull, resolve
@@ -262,10 +263,20 @@ def calibration(uri: str) -> CalibrationRef:
 
 
 def evaluation(
-    uri: str, max_tokens: int = 1000, prompts: PromptsRef | None = None
+    uri: str,
+    max_tokens: int = 1000,
+    prompts: PromptsRef | None = None,
+    tasks: TasksRef | None = None,
 ) -> EvaluationRef:
     """Evaluation text."""
-    return EvaluationRef(uri=uri, sequence_length=64, max_tokens=max_tokens, prompts=prompts)
+    return EvaluationRef(
+        uri=uri, sequence_length=64, max_tokens=max_tokens, prompts=prompts, tasks=tasks
+    )
+
+
+def tasks(uri: str, max_samples: int = 8) -> TasksRef:
+    """A folder of tasks."""
+    return TasksRef(uri=uri, max_samples=max_samples)
 
 
 def prompts(uri: str, max_prompts: int = 8) -> PromptsRef:

@@ -17,7 +17,7 @@ from quantop_worker.stages import fetch
 from quantop_worker.store import Artifact, Published
 
 from tests.worker.checkpoints import READ, write_checkpoint
-from tests.worker.harness import Bench, calibration, evaluation, prompts, wait_until
+from tests.worker.harness import Bench, calibration, evaluation, prompts, tasks, wait_until
 from tests.worker.stalling_proxy import StallingProxy
 
 FILES = {"model.gguf": b"quantized" * 100, "more/tokenizer.json": b"{}", "empty.txt": b""}
@@ -200,6 +200,44 @@ def test_prompts_and_how_many_decide_whether_it_was_measured_before(bench: Bench
     for other in (None, prompts(asked.uri, max_prompts=9)):
         assert measured_by(other).resolve().published is None
     bench.put("texts/prompts.txt", b"answer that")
+    assert first.resolve().published is None
+
+
+def test_tasks_come_whole_and_their_files_decide_whether_it_was_measured_before(
+    bench: Bench,
+) -> None:
+    bench.put("texts/eval.txt", b"evaluate on this")
+    bench.put("tasks/one.yaml", b"task: one")
+    bench.put("tasks/data/one.jsonl", b"{}")
+    bench.put("tasks/.hidden", b"")
+    bench.put("tasks-of-others/two.yaml", b"task: two")
+    given = tasks(f"s3://{bench.bucket}/tasks")
+    text = evaluation(f"s3://{bench.bucket}/texts/eval.txt", tasks=given)
+    first = bench.with_task(evaluation=text).resolved()
+    folder = bench.work / "inputs" / "tasks"
+    folder.mkdir(parents=True)
+    (folder / "left-by-an-earlier-attempt.yaml").write_text("task: none")
+    first.fetch()
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {"one.yaml", "data/one.jsonl"}
+    task = {
+        "name": "one",
+        "metric": "acc",
+        "samples": 8,
+        "baselinePercent": 50,
+        "baselineErrorPercent": 18.898,
+        "accuracyPercent": 37.5,
+        "errorPercent": 18.298,
+    }
+    first.quantize(FILES, quality={"taskAccuracyDropPoints": 12.5, "tasks": [task]})
+    published = first.publish().published
+    assert published.quality is not None
+    assert published.quality.task_accuracy_drop_points == 12.5
+    assert [each.name for each in published.quality.tasks] == ["one"]
+    assert first.resolve().published == published
+    other = text.model_copy(update={"tasks": tasks(given.uri, max_samples=9)})
+    assert bench.with_task(evaluation=other).resolve().published is None
+    bench.put("tasks/data/one.jsonl", b"[]")
     assert first.resolve().published is None
 
 

@@ -12,6 +12,7 @@ import pytest
 from quantop.api.quantizedmodel import QuantizedModelSpec
 from quantop.contract import PublishResult, Recipe
 from quantop_adapters.answers import Prompts
+from quantop_adapters.harness import Tasks
 from quantop_adapters.stage import Evaluation, Task
 from quantop_worker import store
 from quantop_worker.digests import FileRecord
@@ -26,6 +27,7 @@ from quantop_worker.manifest import (
     PromptsRecord,
     SourceRecord,
     StoredQuality,
+    TasksRecord,
     Tool,
 )
 from quantop_worker.markup import Markup, element
@@ -326,7 +328,10 @@ def published(text: str = "harmless", **quality: Any) -> Published:
         provenance=stored_file(record),
     )
     asked = PromptsRecord(**text_record, max_prompts=8, answer_tokens=16)
-    evaluated = EvaluationRecord(**text_record, sequence_length=64, max_tokens=1000, prompts=asked)
+    given = TasksRecord(uri=f"s3://{text}", identity=text, size=1, digest="c" * 64, max_samples=32)
+    evaluated = EvaluationRecord(
+        **text_record, sequence_length=64, max_tokens=1000, prompts=asked, tasks=given
+    )
     stored = StoredQuality(
         key=manifest.key, files_digest="e" * 64, evaluation=evaluated, report=report
     )
@@ -407,6 +412,21 @@ def test_what_an_encoder_or_a_classifier_lost_is_told() -> None:
     assert "label agreement" not in text
 
 
+def test_the_accuracy_in_each_task_is_told() -> None:
+    task = {
+        "name": "endings",
+        "metric": "acc_norm",
+        "samples": 200,
+        "baselinePercent": 71.5,
+        "baselineErrorPercent": 3.192,
+        "accuracyPercent": 68,
+        "errorPercent": 3.299,
+    }
+    text = Parsed(page("uri", published(tasks=[task]), [], "now")).text
+    for told in ("accuracy in endings", "71.500 ± 3.192", "68.000 ± 3.299", "200", "acc_norm"):
+        assert told in text
+
+
 def test_answers_are_told_where_there_were_prompts() -> None:
     figures: dict[str, Any] = {"meanAnswerPrefixPercent": 91.25, "prompts": 24}
     text = Parsed(page("uri", published(answerAgreementPercent=62.5, **figures), [], "now")).text
@@ -441,7 +461,7 @@ def test_the_commands_run_nothing_that_others_wrote(tmp_path: Path) -> None:
     text = artifact.quality.evaluation
     calls = run(evaluate_commands(f"s3://{HOSTILE}", artifact.manifest, text), tmp_path)
     assert [call[0] for call in calls] == [
-        *("mkdir", "hf", "aws", "aws", "aws", "chmod", "kubectl", "podman", "cat")
+        *("mkdir", "hf", *["aws"] * 4, "chmod", "kubectl", "podman", "cat")
     ]
     (podman,) = (call for call in calls if call[0] == "podman")
     assert f"--env=PRECISION={HOSTILE}" in podman
@@ -458,9 +478,10 @@ def test_the_commands_give_an_adapter_what_its_contract_says(tmp_path: Path) -> 
     task = Task.from_environment(dict(word.split("=", 1) for word in given))
     assert (task.format, task.precision, task.method) == ("Q4_K_M", "Q4_K_M", "Q4_K_M")
     asked = Prompts(Path("/work/inputs/prompts"), 8, 16)
-    assert task.evaluation == Evaluation(Path("/work/inputs/evaluation"), 64, 1000, asked)
+    tasks = Tasks(Path("/work/inputs/tasks"), 32)
+    assert task.evaluation == Evaluation(Path("/work/inputs/evaluation"), 64, 1000, asked, tasks)
     fetched = [call[-1] for call in calls if call[0] in ("hf", "aws")]
-    inputs = ["work/inputs/evaluation", "work/inputs/prompts"]
+    inputs = [f"work/inputs/{name}" for name in ("evaluation", "prompts", "tasks")]
     assert fetched == ["work/source", *inputs, "work/artifact/folder/Q4_K_M"]
     assert (task.source, task.artifact) == (Path("/work/source"), Path("/work/artifact"))
 
@@ -486,6 +507,7 @@ def test_the_object_to_apply_is_the_same_recipe(tmp_path: Path) -> None:
         "sequenceLength": 64,
         "maxTokens": 1000,
         "prompts": {"uri": f"s3://{HOSTILE}", "maxPrompts": 8, "answerTokens": 16},
+        "tasks": {"uri": f"s3://{HOSTILE}", "maxSamples": 32},
     }
 
 

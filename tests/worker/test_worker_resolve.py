@@ -16,6 +16,7 @@ from tests.worker.harness import (
     evaluation,
     prompts,
     source,
+    tasks,
 )
 
 
@@ -152,6 +153,7 @@ def test_an_unknown_scheme_is_refused(bench: Bench) -> None:
         ("calibration", "CalibrationNotFound", r"spec\.quantization\.calibration\.uri"),
         ("evaluation", "EvaluationNotFound", r"spec\.quality\.evaluation\.uri"),
         ("prompts", "PromptsNotFound", r"spec\.quality\.evaluation\.prompts\.uri"),
+        ("tasks", "TasksNotFound", r"spec\.quality\.evaluation\.tasks\.uri"),
     ],
 )
 @pytest.mark.parametrize("uri", ["s3://{bucket}/absent.txt", "pvc://absent/text.txt"])
@@ -165,6 +167,7 @@ def test_a_text_that_is_not_there_is_refused(
         "calibration": {"calibration": calibration(address)},
         "evaluation": {"evaluation": evaluation(address)},
         "prompts": {"evaluation": evaluation(there, prompts=prompts(address))},
+        "tasks": {"evaluation": evaluation(there, tasks=tasks(address))},
     }
     with pytest.raises(RefusedError, match=field) as refusal:
         bench.with_task(**changes[change]).resolve()

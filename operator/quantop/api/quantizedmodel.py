@@ -40,6 +40,7 @@ LIMITS = (
     "minLabelAgreementPercent",
     "minAccuracyPercent",
     "minAnswerAgreementPercent",
+    "maxTaskAccuracyDropPoints",
 )
 """The limits of ``spec.quality``."""
 HIGHEST = {
@@ -51,7 +52,7 @@ HIGHEST = {
     "minAnswerAgreementPercent": 100,
 }
 """The most that those can be which are floors."""
-NEEDED = {"minAnswerAgreementPercent": "prompts"}
+NEEDED = {"minAnswerAgreementPercent": "prompts", "maxTaskAccuracyDropPoints": "tasks"}
 """What of ``spec.quality.evaluation`` the limits need that its text is not enough for."""
 AUTO_NEEDS_A_LIMIT = Rule(
     f"!has(self.quantization.precision) || self.quantization.precision != '{AUTO}' || "
@@ -62,6 +63,10 @@ AUTO_NEEDS_A_LIMIT = Rule(
 """A rule of what has ``quantization`` and ``quality``."""
 MAX_CANDIDATES = 128
 """Bound of ``status.candidates``; the largest by promise are left out."""
+
+
+MAX_TASKS = 8
+"""Bound of ``status.quality.tasks``; no folder may hold more."""
 
 
 class DeletionPolicy(StrEnum):
@@ -166,6 +171,23 @@ class Prompts(TextReference):
     """How many tokens of each answer are compared at most."""
 
 
+class Tasks(ApiModel):
+    """A folder of tasks for lm-evaluation-harness: YAML files, and the data files that they name.
+    What would run code, and what is not in the folder, is refused."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.uri.matches('^(s3|pvc)://[^/]+/.+') && !self.uri.contains('..')",
+            "the uri of tasks must be s3://BUCKET/PREFIX or pvc://CLAIM/PATH, without '..'",
+        ),
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Where the folder is: s3://BUCKET/PREFIX (at the store's endpoint) or pvc://CLAIM/PATH."""
+    max_samples: Annotated[int, Field(ge=1, le=100_000)] = 200
+    """How many documents of each task are used at most."""
+
+
 class Evaluation(TextReference):
     """Text that source and artifact are scored on."""
 
@@ -175,6 +197,9 @@ class Evaluation(TextReference):
     """How many tokens of the text are scored at most."""
     prompts: Prompts | None = None
     """Prompts whose greedy answers are compared. For models that generate text. Default: none."""
+    tasks: Tasks | None = None
+    """Tasks in which the accuracies of source and artifact are compared, 8 at most. For models that
+    generate text. Default: none."""
 
 
 class Auto(ApiModel):
@@ -286,6 +311,9 @@ class Limits(ApiModel):
     min_answer_agreement_percent: Percent | None = None
     """To how many prompts of ``evaluation.prompts`` at least, in percent, artifact and source give
     the same answer. Default: any."""
+    max_task_accuracy_drop_points: Percent | None = None
+    """By how many percentage points at most the artifact's accuracy may be below its source's, in
+    whichever of ``evaluation.tasks`` it lost the most. Default: any."""
 
 
 class Quality(Limits):
@@ -429,6 +457,25 @@ class Artifact(ApiModel):
     """sha256 of manifest.json, which lists every file with its sha256."""
 
 
+class TaskAccuracy(ApiModel):
+    """The accuracies of source and artifact in one task."""
+
+    name: Annotated[str, Field(max_length=32)]
+    """The task."""
+    metric: Annotated[str, Field(max_length=32)]
+    """What counts as right, by lm-evaluation-harness's name."""
+    samples: Count
+    """Of how many documents."""
+    baseline_percent: Decimal
+    """How many the source gets right."""
+    baseline_error_percent: Decimal
+    """The standard error of that."""
+    accuracy_percent: Decimal
+    """How many the artifact gets right."""
+    error_percent: Decimal
+    """The standard error of that."""
+
+
 class QualityStatus(ApiModel):
     """What the quantization cost, measured."""
 
@@ -467,6 +514,13 @@ class QualityStatus(ApiModel):
     prompts."""
     prompts: Count = 0
     """How many prompts were answered."""
+    task_accuracy_drop_points: Decimal | None = None
+    """By how many percentage points the accuracy is below the source's in the task that lost the
+    most; negative where none lost."""
+    tasks: Annotated[list[TaskAccuracy], Field(max_length=MAX_TASKS)] = Field(
+        default_factory=list, json_schema_extra=map_list("name")
+    )
+    """The accuracies in each task, the one that lost the most first."""
     texts: Count = 0
     """How many texts were embedded or classified."""
     tokens: Count = 0

@@ -12,6 +12,7 @@ from quantop.contract import (
     PROMPTS_FILE,
     QUALITY_FILE,
     SOURCE_DIR,
+    TASKS_DIR,
     WORK_DIR,
     ConversionTask,
     DeleteTask,
@@ -174,8 +175,9 @@ def _job(
 
 
 def _task_claims(task: ConversionTask) -> list[str]:
-    prompts = task.evaluation.prompts if task.evaluation else None
-    texts = (task.calibration, task.evaluation, prompts)
+    evaluation = task.evaluation
+    others = (evaluation.prompts, evaluation.tasks) if evaluation else ()
+    texts = (task.calibration, evaluation, *others)
     return pod.claims(task.source.uri, *(text.uri for text in texts if text))
 
 
@@ -185,6 +187,7 @@ def _toolchain_environment(
     """The variables of the adapter contract, docs/reference/adapter-contract.md."""
     calibration, evaluation, band = task.calibration, task.evaluation, precision.bits_per_weight
     prompts = evaluation.prompts if evaluation else None
+    tasks = evaluation.tasks if evaluation else None
     variables = {
         "WORK_DIR": str(WORK_DIR),
         "SOURCE_DIR": str(SOURCE_DIR),
@@ -203,6 +206,8 @@ def _toolchain_environment(
         "EVALUATION_PROMPTS_FILE": str(PROMPTS_FILE) if prompts else "",
         "EVALUATION_MAX_PROMPTS": str(prompts.max_prompts) if prompts else "",
         "EVALUATION_ANSWER_TOKENS": str(prompts.answer_tokens) if prompts else "",
+        "EVALUATION_TASKS_DIR": str(TASKS_DIR) if tasks else "",
+        "EVALUATION_MAX_SAMPLES": str(tasks.max_samples) if tasks else "",
         "BITS_PER_WEIGHT_MIN": band.min if band else "",
         "BITS_PER_WEIGHT_MAX": band.max if band else "",
         # More threads than the limit has cores spin against each other: libgomp's barriers made

@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from quantop.api.modelstore import AddressingStyle, ModelStoreSpec
 from quantop.api.quantizedmodel import (
+    MAX_TASKS,
     Artifact,
     ArtifactState,
     Failure,
     QualityStatus,
     Resolution,
+    TaskAccuracy,
 )
 from quantop.builders import jobs, meta
 from quantop.builders.meta import Manifest
@@ -32,6 +34,8 @@ from quantop.contract import (
     SourceRef,
     Stage,
     StoreRef,
+    TaskReport,
+    TasksRef,
     digest,
 )
 from quantop.reasons import Reason
@@ -136,6 +140,7 @@ def conversion_task(
     calibration = spec.quantization.calibration
     evaluation = spec.quality.evaluation if spec.quality else None
     prompts = evaluation.prompts if evaluation else None
+    tasks = evaluation.tasks if evaluation else None
     return ConversionTask(
         store=store_ref(store),
         source=SourceRef(
@@ -169,6 +174,7 @@ def conversion_task(
                 max_prompts=prompts.max_prompts,
                 answer_tokens=prompts.answer_tokens,
             ),
+            tasks=tasks and TasksRef(uri=tasks.uri, max_samples=tasks.max_samples),
         ),
         architectures=tuple(quantizer.spec.architectures),
         max_source_bytes=snapshot.settings.max_source_bytes,
@@ -418,12 +424,32 @@ def quality_status(
         answer_agreement_percent=decimal(report.answer_agreement_percent),
         mean_answer_prefix_percent=decimal(report.mean_answer_prefix_percent),
         prompts=report.prompts,
+        task_accuracy_drop_points=decimal(report.task_accuracy_drop_points),
+        tasks=[task_status(task) for task in report.tasks[:MAX_TASKS]],
         texts=report.texts,
         tokens=report.tokens,
         report_uri=report_uri,
     )
 
 
+def task_status(report: TaskReport) -> TaskAccuracy:
+    """The accuracies in one task, as the status shows them."""
+    return TaskAccuracy(
+        name=report.name[:32],
+        metric=report.metric[:32],
+        samples=report.samples,
+        baseline_percent=fixed(report.baseline_percent),
+        baseline_error_percent=fixed(report.baseline_error_percent),
+        accuracy_percent=fixed(report.accuracy_percent),
+        error_percent=fixed(report.error_percent),
+    )
+
+
 def decimal(value: Any, digits: int = 3) -> str | None:
+    """The same of what may not have been measured."""
+    return None if value is None else fixed(value, digits)
+
+
+def fixed(value: float, digits: int = 3) -> str:
     """A number as a decimal string with so many digits behind the point."""
-    return None if value is None else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}"

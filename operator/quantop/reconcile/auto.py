@@ -44,6 +44,7 @@ OF_ALL_ALIKE = {
     "SequenceTooLong",
     "SourceNotLoadable",
     "SourceQuantized",
+    "TasksUnusable",
     "TextNotUtf8",
     "UnsupportedArchitecture",
     "UnsupportedFormat",

@@ -96,6 +96,15 @@ LIMITS = (
         found="the answer is the same to {figure} % of {0.prompts} prompts "
         "({0.mean_answer_prefix_percent} % of it on average)",
     ),
+    Limit(
+        "maxTaskAccuracyDropPoints",
+        lambda quality: quality.max_task_accuracy_drop_points,
+        lambda measured: measured.task_accuracy_drop_points,
+        is_maximum=True,
+        found="{figure} points of accuracy are lost in task {0.tasks[0].name} "
+        "({0.tasks[0].baseline_percent} % -> {0.tasks[0].accuracy_percent} % of "
+        "{0.tasks[0].samples} documents)",
+    ),
 )
 
 

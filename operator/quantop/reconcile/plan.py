@@ -255,9 +255,15 @@ def told(quality: QualityStatus | None) -> str | None:
         if quality.answer_agreement_percent
         else ""
     )
+    tasks = (
+        f", {quality.task_accuracy_drop_points} points of accuracy lost in {len(quality.tasks)} "
+        "tasks at most"
+        if quality.task_accuracy_drop_points
+        else ""
+    )
     return (
         f"Perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
-        f"{quality.tokens} tokens{agreement}{answers}"
+        f"{quality.tokens} tokens{agreement}{answers}{tasks}"
     )
 
 

@@ -25,7 +25,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from quantop_adapters import answers, checkpoint, perplexity
+from quantop_adapters import answers, checkpoint, harness, perplexity
 from quantop_adapters.comparison import Comparison
 from quantop_adapters.coverage import Coverage
 from quantop_adapters.refusal import RefusedError
@@ -51,13 +51,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation text, the tokens of one window and the tokens used at most; and prompts, where
-    answers are to be compared, too."""
+    """An evaluation text, the tokens of one window and the tokens used at most; and prompts and
+    tasks, where answers and accuracies are to be compared, too."""
 
     file: Path
     sequence_length: int
     max_tokens: int
     prompts: answers.Prompts | None = None
+    tasks: harness.Tasks | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Task:
         calibration = environment.get("CALIBRATION_FILE", "")
         evaluation = environment.get("EVALUATION_FILE", "")
         prompts = environment.get("EVALUATION_PROMPTS_FILE", "")
+        tasks = environment.get("EVALUATION_TASKS_DIR", "")
         low, high = (environment.get(f"BITS_PER_WEIGHT_{end}", "") for end in ("MIN", "MAX"))
         return cls(
             source=Path(environment.get("SOURCE_DIR") or work / "source"),
@@ -122,6 +124,9 @@ class Task:
                     int(environment.get("EVALUATION_ANSWER_TOKENS") or 32),
                 )
                 if prompts
+                else None,
+                harness.Tasks(Path(tasks), int(environment.get("EVALUATION_MAX_SAMPLES") or 200))
+                if tasks
                 else None,
             )
             if evaluation
@@ -385,29 +390,38 @@ def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, obj
 def compare(
     toolchain: Scoring, task: Task, evaluation: Evaluation, progress: Progress
 ) -> dict[str, object]:
-    """Score source and artifact on the evaluation text, and have both answer the prompts; the
-    measurements by their names.
+    """Score source and artifact on the evaluation text, have both answer the prompts and solve the
+    tasks; the measurements by their names.
 
     Raises:
-        RefusedError: the text is too short, prompts cannot be used, or a perplexity is not finite.
+        RefusedError: the text is too short, prompts or tasks cannot be used, or a perplexity is not
+            finite.
     """
-    length, asked = evaluation.sequence_length, evaluation.prompts
+    length, asked, given = evaluation.sequence_length, evaluation.prompts, evaluation.tasks
     checkpoint.check_length(task.source, "spec.quality.evaluation.sequenceLength", length)
     tokens = checkpoint.token_ids(task.source, perplexity.read_text(evaluation.file))
     windows = perplexity.windows(tokens[: evaluation.max_tokens], length)
     prompts = asked.read(task.source) if asked else []
     longest = max(map(len, prompts), default=0) + (asked.answer_tokens if asked else 0)
+    tasks = given.read() if given else []
+    if tasks:
+        longest = max(longest, harness.context_length(task.source))
     artifact = toolchain.scorer(task, max(length, longest))
     progress("loading the source", 10)
     source = perplexity.transformers_scorer(task.source, "source")
     comparison = Comparison()
-    for window in progress.through(windows, "comparing the artifact with its source", 15, 60):
+    for window in progress.through(windows, "comparing the artifact with its source", 15, 50):
         comparison.add(window, source(window), artifact(window))
     measured = comparison.report()
     if asked:
-        each = progress.through(prompts, "answering the prompts", 60, 99)
+        each = progress.through(prompts, "answering the prompts", 50, 70)
         ends = answers.ends(task.source)
         measured |= answers.compare(each, asked.answer_tokens, ends, source, artifact)
+    if given:
+        sides = progress.through((source, artifact), "solving the tasks", 70, 99)
+        measured |= harness.compare(
+            *(harness.measure(tasks, given.most, score, task.source) for score in sides)
+        )
     return measured
 
 
