@@ -119,6 +119,7 @@ class Onnxruntime:
         """Embed, or classify, the evaluation text by the source and by the artifact."""
         numpy: Any = importlib.import_module("numpy")
         check_finite(task.artifact)
+        encoder.check_labels(task.source, task.artifact)
         run = session(task.artifact, task.threads)
         names = tuple(entry.name for entry in run.get_inputs())
         tokenizers: Any = importlib.import_module("tokenizers")

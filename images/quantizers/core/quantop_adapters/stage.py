@@ -35,6 +35,14 @@ DEFAULT_METHOD = "Default"
 """How a Quantizer names a toolchain's only way; the same as no name at all."""
 TRIAL_WINDOW = tuple(range(32))
 """Token ids that an artifact is tried on where no evaluation text is given."""
+SAMPLE = (
+    "The quick brown fox, aged 3.14, jumps over 12345 lazy dogs!\n\n"
+    "  def f(x):\n\treturn x['key'] + \"ä€\"\n"
+    "It's what they'd've said: http://example.org/a_b?c=d&e=%20 … ½ — 日本語"
+)
+"""What tokenizers are tried on."""
+SAMPLE_LENGTH = 4000
+"""Characters of each text given that they are tried on, too."""
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
 
 Item = TypeVar("Item")
@@ -83,6 +91,52 @@ class Task:
     def scratch(self) -> Path:
         """A folder beside the artifact for files on the way to it; gone when the stage is done."""
         return self.artifact.with_name(self.artifact.name + ".scratch")
+
+    @property
+    def sample(self) -> str:
+        """A text to try a tokenizer on: much of what is hard to split, and what will be read."""
+        texts = [each.file for each in (self.evaluation, self.calibration) if each]
+        return "\n".join([SAMPLE, *(perplexity.read_text(text)[:SAMPLE_LENGTH] for text in texts)])
+
+    def environment(self) -> dict[str, str]:
+        """The contract's variables that ask for this task."""
+        variables: dict[str, object] = {
+            "WORK_DIR": self.state.parent,
+            "SOURCE_DIR": self.source,
+            "ARTIFACT_DIR": self.artifact,
+            "QUALITY_FILE": self.quality,
+            "MODEL_NAME": self.model_name,
+            "FORMAT": self.format,
+            "PRECISION": self.precision,
+            "METHOD": self.method,
+            "OMP_NUM_THREADS": self.threads,
+            "BITS_PER_WEIGHT_MIN": self.bits_per_weight_min,
+            "BITS_PER_WEIGHT_MAX": self.bits_per_weight_max,
+        }
+        if calibration := self.calibration:
+            variables |= {
+                "CALIBRATION_FILE": calibration.file,
+                "CALIBRATION_SAMPLES": calibration.samples,
+                "CALIBRATION_SEQUENCE_LENGTH": calibration.sequence_length,
+            }
+        if evaluation := self.evaluation:
+            variables |= {
+                "EVALUATION_FILE": evaluation.file,
+                "EVALUATION_SEQUENCE_LENGTH": evaluation.sequence_length,
+                "EVALUATION_MAX_TOKENS": evaluation.max_tokens,
+            }
+            if prompts := evaluation.prompts:
+                variables |= {
+                    "EVALUATION_PROMPTS_FILE": prompts.file,
+                    "EVALUATION_MAX_PROMPTS": prompts.most,
+                    "EVALUATION_ANSWER_TOKENS": prompts.answer_tokens,
+                }
+            if tasks := evaluation.tasks:
+                variables |= {
+                    "EVALUATION_TASKS_DIR": tasks.folder,
+                    "EVALUATION_MAX_SAMPLES": tasks.most,
+                }
+        return {name: str(value) for name, value in variables.items() if value is not None}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Task:
