@@ -166,6 +166,8 @@ class ConversionTask(Message):
     """The artifact key that resolve computed; None for resolve itself."""
     source_identity: str | None = None
     """What resolve saw; None for resolve itself."""
+    max_mean_kl_divergence: Annotated[str | None, Field(alias="maxMeanKLDivergence")] = None
+    """The limit of the object that asks, to be drawn on the page; no part of what is asked for."""
 
 
 class PullTask(Message):

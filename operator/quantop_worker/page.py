@@ -25,7 +25,7 @@ from quantop_worker.manifest import (
     TextRecord,
 )
 from quantop_worker.markup import Markup, element, join
-from quantop_worker.plot import Point, plot, size_text
+from quantop_worker.plot import Limit, Point, plot, size_text
 from quantop_worker.store import Published
 
 WINDOWS_V1 = "windows-v1"
@@ -91,14 +91,23 @@ svg { width: 100%; height: auto; }
 svg text { fill: currentColor; font-size: 12px; }
 svg .grid { stroke: var(--faint); }
 svg circle { stroke: currentColor; fill: none; stroke-width: 1.5; }
+svg .limit { stroke: currentColor; stroke-dasharray: 6 4; }
+svg .beyond circle { stroke-dasharray: 3 2; }
 svg .this circle { stroke: none; fill: var(--this); }
+svg .beyond.this circle { stroke: var(--this); fill: none; }
 svg .this text { fill: var(--this); font-weight: bold; }
 </style>
 """
 )
 
 
-def page(uri: str, published: Published, peers: Sequence[Measurement], written: str) -> str:
+def page(
+    uri: str,
+    published: Published,
+    peers: Sequence[Measurement],
+    written: str,
+    limit: Limit | None = None,
+) -> str:
     """The whole page.
 
     Args:
@@ -106,6 +115,7 @@ def page(uri: str, published: Published, peers: Sequence[Measurement], written: 
         published: the artifact, with its quality.
         peers: the source's other artifacts that were measured on the same text.
         written: the time, for people.
+        limit: that of the object that had the page written.
     """
     manifest, quality = published.manifest, published.quality
     assert quality is not None
@@ -120,7 +130,7 @@ def page(uri: str, published: Published, peers: Sequence[Measurement], written: 
         "body",
         element("h1", title),
         _figures(manifest, quality.report),
-        _comparison(own, peers),
+        _comparison(own, peers, limit),
         _measured(quality.report, quality.evaluation),
         _made(uri, published),
         _commands(uri, manifest, quality),
@@ -203,7 +213,7 @@ def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
     )
 
 
-def _comparison(own: Measurement, peers: Sequence[Measurement]) -> Markup:
+def _comparison(own: Measurement, peers: Sequence[Measurement], limit: Limit | None) -> Markup:
     """This artifact among the source's others."""
     measurements = sorted([own, *peers], key=lambda each: (each.size_bytes, each.key))
     points = [
@@ -250,9 +260,19 @@ def _comparison(own: Measurement, peers: Sequence[Measurement]) -> Markup:
             "All artifacts of this source that the store had when this page was written and that "
             "were measured on the same text; this one is marked. The limits of spec.quality belong "
             "to each QuantizedModel: its status says which of these it may serve.",
+            _drawn(limit) if limit and points else "",
         ),
-        plot(points) if points else element("p", "No divergence was measured: nothing to draw."),
+        plot(points, limit)
+        if points
+        else element("p", "No divergence was measured: nothing to draw."),
         _table_of(heads, rows),
+    )
+
+
+def _drawn(limit: Limit) -> str:
+    return (
+        f" The dashed line is the maxMeanKLDivergence of {limit.owner}, {limit.divergence:g} nats, "
+        "as it was then; what is above it is hollow and dashed, and is not rolled out there."
     )
 
 

@@ -32,7 +32,7 @@ from quantop_worker.manifest import (
 )
 from quantop_worker.markup import Markup, element
 from quantop_worker.page import apply_command, evaluate_commands, page
-from quantop_worker.plot import Point, plot, size_text
+from quantop_worker.plot import Limit, Point, plot, size_text
 from quantop_worker.s3 import Bucket
 from quantop_worker.store import Artifact, Published, stored_file
 
@@ -545,6 +545,29 @@ def test_a_measurement_of_one_artifact_is_drawn_whatever_its_figures_are() -> No
         (circle,) = (given for tag, given in parsed.elements if tag == "circle")
         assert 0 <= float(str(circle["cx"])) <= 720
         assert 0 <= float(str(circle["cy"])) <= 400
+
+
+def test_what_is_beyond_the_limit_of_the_object_that_asked_is_told_from_the_rest() -> None:
+    points = [Point("Q2_K", 100, 0.5), Point("Q4_0", 200, 0.05), Point("Q8_0", 300, 0.001)]
+    parsed = Parsed(plot(points, Limit("team-a/phi", 0.05)))
+    groups = [str(given["class"]) for tag, given in parsed.elements if tag == "g"]
+    assert groups == ["beyond", "within", "within"], "equal is within"
+    assert "limit of team-a/phi" in parsed.text
+    (line,) = (given for _, given in parsed.elements if given.get("class") == "limit")
+    circles = [float(str(given["cy"])) for tag, given in parsed.elements if tag == "circle"]
+    assert circles[0] < float(str(line["y1"])) == circles[1] < circles[2]
+
+
+def test_the_page_says_whose_limit_it_shows(measured: Bench) -> None:
+    published = measured.convert(FILES)
+    assert "The dashed line" not in report_of(measured, published).text
+    measured.with_task(max_mean_kl_divergence="0.015").resolve()
+    page = report_of(measured, published)
+    owner = measured.task.referrer
+    assert f"maxMeanKLDivergence of {owner.namespace}/{owner.name}, 0.015 nats" in page.text
+    assert [given["class"] for tag, given in page.elements if tag == "g"] == ["beyond this"]
+    measured.resolve()
+    assert "The dashed line" not in report_of(measured, published).text
 
 
 def test_smaller_is_left_and_better_is_below() -> None:

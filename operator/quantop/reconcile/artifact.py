@@ -178,14 +178,17 @@ def conversion_task(
         ),
         architectures=tuple(quantizer.spec.architectures),
         max_source_bytes=snapshot.settings.max_source_bytes,
+        max_mean_kl_divergence=spec.quality.max_mean_kl_divergence if spec.quality else None,
     )
 
 
 def inputs_hash(snapshot: Snapshot, task: ConversionTask) -> str:
     """Hash over all that resolve's answer follows from; the annotation lets a person ask again.
-    What is left at its default does not count, so that a new version asks nothing anew."""
+    What is left at its default does not count, so that a new version asks nothing anew; nor does a
+    limit, which needs no other Job."""
     again = snapshot.model["metadata"].get("annotations", {}).get(meta.REQUESTED_AT_ANNOTATION)
-    asked = task.model_dump(mode="json", exclude_defaults=True, exclude={"source": {"mirrored"}})
+    unasked: dict[str, Any] = {"source": {"mirrored"}, "max_mean_kl_divergence": True}
+    asked = task.model_dump(mode="json", exclude_defaults=True, exclude=unasked)
     return digest({"task": asked, "requestedAt": again})
 
 

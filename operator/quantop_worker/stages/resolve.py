@@ -44,5 +44,5 @@ def _referred(
         artifact.forget(task.referrer)
         return None
     # Written anew: by now other artifacts of the source may have been measured.
-    write_report(artifact, published)
+    write_report(artifact, published, task)
     return artifact.summary(published)
