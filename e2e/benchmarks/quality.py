@@ -80,10 +80,10 @@ def encoder_limits(bits_per_weight: float) -> Quality:
     return Quality.model_validate(
         {
             "evaluation": {"uri": f"s3://{TEXTS_BUCKET}/classification.jsonl"},
-            "minMeanCosineSimilarity": "0.998" if high else "0.97",
-            "minP1CosineSimilarity": "0.996" if high else "0.95",
-            "minLabelAgreementPercent": "96" if high else "85",
-            "maxMeanKLDivergence": "0.005" if high else "0.05",
+            "minMeanCosineSimilarity": "0.999" if high else "0.978",
+            "minP1CosineSimilarity": "0.998" if high else "0.966",
+            "minLabelAgreementPercent": "98" if high else "95",
+            "maxMeanKLDivergence": "0.0001" if high else "0.001",
         }
     )
 
