@@ -166,6 +166,12 @@ class Onnxruntime:
             fed = encoder.feed(encoding, encoder.inputs(task.source))
             with torch.inference_mode():
                 expected = source(*map(torch.from_numpy, fed.values()))[0].numpy()
+            if found.shape != expected.shape:
+                raise RefusedError(
+                    "ArtifactNotLoadable",
+                    f"the artifact gives {found.shape[-1]} numbers for a text and its source "
+                    f"{expected.shape[-1]}: it is another model's",
+                )
             measured.add(text, expected, found)
             tokens += len(ids)
         return {
