@@ -407,7 +407,7 @@ def check_finite(artifact: Path) -> None:
     """
     numpy: Any = importlib.import_module("numpy")
     file = (artifact / ARTIFACT).with_suffix(".bin")
-    stored = file.stat().st_size
+    stored = file.stat().st_size if file.is_file() else 0
     for part in (part for operand in operands(artifact) for part in operand.parts):
         if part.offset + part.size > stored:
             raise RefusedError(
