@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 TASK_VARIABLE = "QUANTOP_TASK"
+NODE_VARIABLE = "QUANTOP_NODE"
+"""Names the node to the trial stage."""
 STORE_PREFIX = "STORE_"
 SOURCE_PREFIX = "SOURCE_"
 TERMINATION_MESSAGE_BYTES = 4096
@@ -53,6 +55,7 @@ class Stage(StrEnum):
     PUBLISH = "publish"
     PULL = "pull"
     DELETE = "delete"
+    TRIAL = "trial"
 
 
 class ExitCode(IntEnum):
@@ -180,6 +183,15 @@ class PullTask(Message):
     directory: str = str(MODEL_DIR)
 
 
+class TrialTask(Message):
+    """Ask the engine in the same pod, and measure how it does."""
+
+    protocol: str
+    """What it speaks: ``OpenAI`` or ``OpenInferenceV2``."""
+    port: int
+    model_name: str
+
+
 class DeleteTask(Message):
     """Give up an object's references; remove the artifacts that nothing refers to any more."""
 
@@ -262,6 +274,22 @@ class PublishResult(Message):
 
     stage: Stage = Stage.PUBLISH
     published: ArtifactSummary
+
+
+class TrialResult(Message):
+    """How an engine did: docs/reference/quality.md, protocol ``trial-v1``. Times are medians."""
+
+    stage: Stage = Stage.TRIAL
+    protocol: str
+    time_to_first_token_milliseconds: float
+    tokens_per_second: float | None = None
+    answer_milliseconds: float | None = None
+    peak_memory_bytes: int | None = None
+    runs: int
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    node: str = ""
+    processor: str = ""
 
 
 class FailureResult(Message):

@@ -19,8 +19,9 @@ from quantop.api.quantizer import QuantizerSpec
 from quantop.builders import meta
 from quantop.builders.meta import Manifest
 from quantop.reasons import Reason
-from quantop.reconcile.cache import Cache, Key, parse, trim, trim_pod
+from quantop.reconcile.cache import Cache, Key, node, parse, trim, trim_pod
 from quantop.reconcile.queue import WorkQueue
+from quantop.reconcile.snapshot import Node
 
 OURS = {meta.MANAGED_BY_LABEL: meta.MANAGER}
 
@@ -54,6 +55,7 @@ def operator_settings() -> kopf.OperatorSettings:
 def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key]) -> None:
     """Fill ``cache`` from watches of everything that a plan reads, and ``queue`` from changes."""
     seen_jobs: set[str] = set()
+    seen_nodes: dict[str, tuple[str, Node]] = {}
 
     # kopf runs plain functions in threads; coroutines run in the loop, which the queue belongs to.
 
@@ -81,11 +83,16 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
         for key in cache.keys:
             queue.add(key)
 
-    def wake_those_short_of_room(_: Manifest) -> None:
+    def wake_those_short_of_room(body: Manifest) -> None:
+        uid, offers = body["metadata"]["uid"], node(body)
+        if seen_nodes.get(body["metadata"]["name"]) == (uid, offers):
+            return  # Its kubelet says every few minutes that it lives.
+        seen_nodes[body["metadata"]["name"]] = uid, offers
         for key in cache.keys:
             model = cache.model(key) or {}
-            conditions = model.get("status", {}).get("conditions", [])
-            if any(c["reason"] == Reason.INSUFFICIENT_CAPACITY for c in conditions):
+            status = model.get("status", {})
+            told = [*status.get("conditions", []), *status.get("candidates", [])]
+            if any(c["reason"] == Reason.INSUFFICIENT_CAPACITY for c in told):
                 queue.add(key)
 
     def wake_those_within(namespace: Manifest) -> None:
@@ -127,11 +134,7 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
         labels=conversions,
     )
     nodes, namespaces = ("", "v1", "nodes"), ("", "v1", "namespaces")
-    index(
-        nodes,
-        "nodes",
-        lambda body: {body["metadata"]["name"]: dict(body["status"].get("allocatable", {}))},
-    )
+    index(nodes, "nodes", lambda body: {body["metadata"]["name"]: node(body)})
     event(nodes, wake_those_short_of_room)
     index(namespaces, "namespaces", lambda body: {body["metadata"]["name"]: _namespace(body)})
     event(namespaces, wake_those_within)

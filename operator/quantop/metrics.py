@@ -49,6 +49,22 @@ DIVERGENCE = Gauge(
     "Mean Kullback-Leibler divergence of the artifact published last from its source.",
     ["namespace", "model"],
 )
+FIRST_TOKEN = Gauge(
+    "quantop_model_trial_time_to_first_token_seconds",
+    "Median seconds to the first token in the trial of the artifact published last, on the node "
+    "that did it.",
+    ["namespace", "model", "node"],
+)
+TOKENS = Gauge(
+    "quantop_model_trial_tokens_per_second",
+    "Median tokens a second after the first in that trial.",
+    ["namespace", "model", "node"],
+)
+MEMORY = Gauge(
+    "quantop_model_trial_peak_memory_bytes",
+    "Most memory that the engine's processes had in use in that trial.",
+    ["namespace", "model", "node"],
+)
 JOB_SECONDS = Histogram(
     "quantop_job_duration_seconds",
     "Seconds from a Job's start to its end, by what it does and how it ended.",
@@ -85,6 +101,17 @@ def observe(namespace: str, model: str, status: QuantizedModelStatus) -> None:
             _remove(gauge, namespace, model)
         else:
             gauge.labels(namespace, model).set(float(figure))
+    shown = status.performance
+    wait = shown.time_to_first_token_milliseconds if shown else None
+    for gauge, number in (
+        (FIRST_TOKEN, float(wait) / 1000 if wait else None),
+        (TOKENS, shown.tokens_per_second if shown else None),
+        (MEMORY, shown.peak_memory_bytes if shown else None),
+    ):
+        # Another trial may have been on another node.
+        gauge.remove_by_labels({"namespace": namespace, "model": model})
+        if shown and number is not None:
+            gauge.labels(namespace, model, shown.node).set(float(number))
 
 
 def forget(key: tuple[str, str]) -> None:
@@ -95,6 +122,8 @@ def forget(key: tuple[str, str]) -> None:
         _remove(SIZE, *key, of)
     for gauge in (SAVED, BITS, INCREASE, AGREEMENT, DIVERGENCE):
         _remove(gauge, *key)
+    for gauge in (FIRST_TOKEN, TOKENS, MEMORY):
+        gauge.remove_by_labels({"namespace": key[0], "model": key[1]})
 
 
 def _remove(gauge: Gauge, *labels: str) -> None:

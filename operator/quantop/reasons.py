@@ -25,6 +25,7 @@ class Reason(StrEnum):
     RESOLVING = "Resolving"
     CONVERTING = "Converting"
     WAITING_FOR_CONVERSION = "WaitingForConversion"
+    MEASURING = "Measuring"
     ROLLING_OUT = "RollingOut"
     DELETING = "Deleting"
     # Good.
@@ -40,6 +41,8 @@ class Reason(StrEnum):
     # Of a candidate for precision Auto.
     WITHIN_LIMITS = "WithinLimits"
     SMALLEST = "Smallest"
+    FASTEST = "Fastest"
+    LEAST_MEMORY = "LeastMemory"
     TOO_LARGE = "TooLarge"
     NOT_LISTED = "NotListed"
     NOT_NEEDED = "NotNeeded"
@@ -49,6 +52,10 @@ class Reason(StrEnum):
     EVALUATION_REQUIRED = "EvaluationRequired"
     QUALITY_BELOW_LIMIT = "QualityBelowLimit"
     QUALITY_NOT_MEASURED = "QualityNotMeasured"
+    SERVING_REQUIRED = "ServingRequired"
+    PERFORMANCE_BELOW_LIMIT = "PerformanceBelowLimit"
+    PERFORMANCE_NOT_MEASURED = "PerformanceNotMeasured"
+    TRIAL_FAILED = "TrialFailed"
     NO_CANDIDATE_PASSES = "NoCandidatePasses"
     STORE_NOT_FOUND = "StoreNotFound"
     STORE_NOT_ALLOWED = "StoreNotAllowed"

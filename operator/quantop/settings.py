@@ -10,7 +10,7 @@ class Settings:
     """What the operator is told once, at its start."""
 
     worker_image: str
-    """Image of resolve, fetch, publish, pull and delete."""
+    """Image of resolve, fetch, publish, pull, trial and delete."""
     cluster_name: str = "default"
     """Names this cluster among those that share a store."""
     namespace: str = "quantop-system"

@@ -20,12 +20,13 @@ from quantop.contract import (
     Message,
     PullTask,
     Stage,
+    TrialTask,
 )
 
 from quantop_worker.errors import RefusedError, StageError, TryAgainError
 from quantop_worker.progress import Progress
 
-STAGES = (Stage.RESOLVE, Stage.FETCH, Stage.PUBLISH, Stage.PULL, Stage.DELETE)
+STAGES = (Stage.RESOLVE, Stage.FETCH, Stage.PUBLISH, Stage.PULL, Stage.TRIAL, Stage.DELETE)
 TERMINATION_LOG = "/dev/termination-log"
 Task = TypeVar("Task", bound=Message)
 
@@ -72,6 +73,10 @@ def _run(stage: Stage, task: str, progress: Progress) -> Message:
             from quantop_worker.stages import pull
 
             return pull.run(_parsed(PullTask, task), progress)
+        case Stage.TRIAL:
+            from quantop_worker.stages import trial
+
+            return trial.run(_parsed(TrialTask, task), progress)
         case Stage.DELETE:
             from quantop_worker.stages import delete
 

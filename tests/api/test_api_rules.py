@@ -8,6 +8,7 @@ import pytest
 from quantop.api import quantizedmodel
 from quantop.api.crds import crds
 from quantop.api.kinds import KINDS
+from quantop.api.quantizedmodel import PERFORMANCE_LIMITS
 
 from tests.api.manifests import CERTIFICATE, good, put
 from tests.kube import Kubectl, Object
@@ -46,7 +47,47 @@ BY_PRESET = {
 } | {f"{QUANTIZATION}.presetName": "mobile"}
 AUTO = {f"{QUANTIZATION}.precision": "Auto", f"{QUANTIZATION}.method": None}
 
+TOO_FEW_OR_TOO_MANY: list[Object] = [
+    {},
+    {"precisions": []},
+    {"precisions": [f"Q{number}" for number in range(17)]},
+]
+WITHOUT_TRIAL_LIMITS = {f"spec.quality.{limit}": None for limit in PERFORMANCE_LIMITS}
+
 REFUSALS = [
+    *(
+        Refusal(
+            QM,
+            "spec.quality.maxTimeToFirstTokenMilliseconds, minTokensPerSecond, maxMemory are meas",
+            {
+                "spec.serving": None,
+                **{k: v for k, v in WITHOUT_TRIAL_LIMITS.items() if not k.endswith(limit)},
+            },
+        )
+        for limit in PERFORMANCE_LIMITS
+    ),
+    *(
+        Refusal(
+            QM,
+            "spec.quantization.auto.minimize Latency and Memory are measured in the engine that s",
+            {
+                **AUTO,
+                **WITHOUT_TRIAL_LIMITS,
+                "spec.serving": None,
+                f"{QUANTIZATION}.auto": {"minimize": objective, "precisions": ["Q4_0"]},
+            },
+        )
+        for objective in ("Latency", "Memory")
+    ),
+    *(
+        Refusal(
+            kind,
+            "spec.quantization.auto.minimize Latency tries every candidate, as nothing but a tria",
+            {**changes, f"{QUANTIZATION}.auto": {"minimize": "Latency", **precisions}},
+        )
+        for kind, changes in ((QM, AUTO), (PRESET, {}))
+        for precisions in TOO_FEW_OR_TOO_MANY
+    ),
     *(
         Refusal(
             kind,
@@ -262,9 +303,22 @@ def test_any_limit_will_do_for_a_choice(kubectl: Kubectl, limit: str) -> None:
 
 
 def test_a_precision_may_be_left_to_the_operator(kubectl: Kubectl) -> None:
-    for auto in (None, {"maxSize": "4Gi", "precisions": ["Q4_K_M", "Q8_0"], "minimize": "Size"}):
+    for auto in (
+        None,
+        {"maxSize": "4Gi", "precisions": ["Q4_K_M", "Q8_0"], "minimize": "Size"},
+        {"minimize": "Memory"},
+        {"minimize": "Latency", "precisions": [f"Q{number}" for number in range(16)]},
+    ):
         manifest = Refusal(QM, "", {**AUTO, **({f"{QUANTIZATION}.auto": auto} if auto else {})})
         answer = kubectl.try_apply(manifest.manifest())
+        assert answer.ok, answer.text
+
+
+def test_a_limit_of_quality_is_no_ground_to_ask_for_serving(kubectl: Kubectl) -> None:
+    """Nor is the objective Size."""
+    for changes in ({}, {**AUTO, f"{QUANTIZATION}.auto": {"minimize": "Size"}}):
+        without = {"spec.serving": None, **WITHOUT_TRIAL_LIMITS, **changes}
+        answer = kubectl.try_apply(Refusal(QM, "", without).manifest())
         assert answer.ok, answer.text
 
 

@@ -20,12 +20,25 @@ from quantop.contract import (
     QualityReport,
     ResolveResult,
     Stage,
+    TrialResult,
     artifact_key,
 )
 
 SOURCE_BYTES = 8_000_000
 ARTIFACT_BYTES = 2_500_000
 POLL_SECONDS = 0.05
+TRIAL = {
+    "protocol": "trial-v1",
+    "timeToFirstTokenMilliseconds": 40.5,
+    "tokensPerSecond": 25,
+    "answerMilliseconds": 2560.5,
+    "peakMemoryBytes": 20 * 2**20,
+    "runs": 5,
+    "promptTokens": 200,
+    "outputTokens": 64,
+    "node": "fake-node",
+    "processor": "Fake CPU",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,16 @@ class Runs:
     """A container that goes on."""
 
 
-Behaviour = Ends | Waits | Runs
+@dataclass(frozen=True)
+class Crashed:
+    """A container that ended, and was started again."""
+
+    exit_code: int
+    message: str = ""
+    reason: str = "Error"
+
+
+Behaviour = Ends | Waits | Runs | Crashed
 Pod = dict[str, Any]
 
 
@@ -72,6 +94,8 @@ class FakeNode:
     """What evaluate finds, by precision; 48.3, 0.4 % above the source's, where there is none."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Bytes of the artifact, by precision; ARTIFACT_BYTES where there is none."""
+    trials: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What a trial shows, by precision, over what TRIAL says."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -133,15 +157,21 @@ class FakeNode:
         init, main = pod["spec"].get("initContainers", []), pod["spec"]["containers"]
         task = next(e["value"] for c in main for e in c["env"] if e["name"] == TASK_VARIABLE)
         precision = json.loads(task).get("recipe", {}).get("precision", "")
+        precision = precision or pod["metadata"]["labels"].get(PRECISION_LABEL, "")
         ended = True
         statuses: list[list[dict[str, Any]]] = [[], []]
         for group, containers in enumerate((init, main)):
-            for name in (c["name"] for c in containers):
+            for container in containers:
                 if not ended:
                     continue
-                behaviour = self._behaviour(model, name, precision) or self._done(name, task)
+                name = container["name"]
+                is_sidecar = container.get("restartPolicy") == "Always"
+                behaviour = self._behaviour(model, name, precision) or (
+                    Runs() if is_sidecar else self._done(name, task, precision)
+                )
                 statuses[group].append(_status(name, behaviour))
                 ended = isinstance(behaviour, Ends) and behaviour.exit_code == 0
+                ended = ended or (is_sidecar and isinstance(behaviour, Runs))
         self._write(
             pod,
             {
@@ -156,7 +186,7 @@ class FakeNode:
             (model, f"{stage} {precision}")
         )
 
-    def _done(self, stage: str, task_json: str) -> Ends:
+    def _done(self, stage: str, task_json: str, precision: str) -> Ends:
         if stage == Stage.RESOLVE:
             task = ConversionTask.model_validate_json(task_json)
             key = _key(task)
@@ -170,7 +200,6 @@ class FakeNode:
             return Ends(message=result.to_json())
         if stage == Stage.PUBLISH:
             task = ConversionTask.model_validate_json(task_json)
-            precision = task.recipe.precision
             summary = _summary(
                 task,
                 self.perplexities.get(precision, 48.3),
@@ -178,6 +207,9 @@ class FakeNode:
             )
             self.published[summary.key] = summary
             return Ends(message=PublishResult(published=summary).to_json())
+        if stage == Stage.TRIAL:
+            shown = TrialResult.model_validate({**TRIAL, **self.trials.get(precision, {})})
+            return Ends(message=shown.to_json())
         return Ends(message=json.dumps({"stage": stage}))
 
     def _write(self, pod: Pod, status: dict[str, Any]) -> None:
@@ -233,6 +265,9 @@ def _status(name: str, behaviour: Behaviour) -> dict[str, Any]:
             state = {"waiting": {"reason": reason, "message": message}}
         case Runs():
             state = {"running": {}}
+        case Crashed(exit_code, message, reason):
+            state = {"running": {}}
+            last = {"exitCode": exit_code, "reason": reason, "message": message}
     return {
         "name": name,
         "image": "fake",
@@ -240,4 +275,5 @@ def _status(name: str, behaviour: Behaviour) -> dict[str, Any]:
         "ready": False,
         "restartCount": 0,
         "state": state,
+        **({"lastState": {"terminated": last}} if isinstance(behaviour, Crashed) else {}),
     }

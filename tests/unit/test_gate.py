@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from quantop.api import quantizedmodel
-from quantop.api.quantizedmodel import Quality, QualityStatus
+from quantop.api.quantizedmodel import Performance, Quality, QualityStatus
 from quantop.reasons import Reason
 from quantop.reconcile import gate
 
@@ -61,7 +61,8 @@ def measured(**figures: str) -> QualityStatus:
 
 def test_every_limit_of_the_api_is_held() -> None:
     fields = {field.alias for field in Quality.model_fields.values()}
-    assert fields - {"evaluation", "onFailure"} == {each.field for each in gate.LIMITS}
+    held = {each.field for each in gate.LIMITS} | {e.field for e in gate.PERFORMANCE_LIMITS}
+    assert fields - {"evaluation", "onFailure"} == held
     assert set(FIGURES) == {each.field for each in gate.LIMITS}
 
 
@@ -152,3 +153,57 @@ def test_without_a_limit_anything_passes(evidence: QualityStatus | None) -> None
 
 def test_the_limits_that_a_choice_may_be_held_against_are_those_of_the_gate() -> None:
     assert tuple(limit.field for limit in gate.LIMITS) == quantizedmodel.LIMITS
+
+
+WAIT, SPEED, MEMORY = quantizedmodel.PERFORMANCE_LIMITS
+
+
+def shown(**figures: object) -> Performance:
+    return Performance.model_validate(
+        {"inputsHash": "0", "runtime": "r", "image": "i", "node": "node-a", **figures}
+    )
+
+
+SHOWN = shown(
+    timeToFirstTokenMilliseconds="250.500", tokensPerSecond="20.000", peakMemoryBytes=2**30
+)
+
+
+def test_the_limits_that_ask_for_a_trial_are_those_of_the_gate() -> None:
+    held = tuple(limit.field for limit in gate.PERFORMANCE_LIMITS)
+    assert held == quantizedmodel.PERFORMANCE_LIMITS
+    assert not gate.limits_performance(None)
+    assert not gate.limits_performance(limits(**{INCREASE: 5}))
+    assert all(gate.limits_performance(limits(**{field: 1})) for field in held)
+
+
+@pytest.mark.parametrize(
+    ("field", "limit"),
+    [(WAIT, "250.5"), (WAIT, 251), (SPEED, 20), (SPEED, "0"), (MEMORY, "1Gi"), (MEMORY, 2**30)],
+)
+def test_what_does_well_enough_passes(field: str, limit: object) -> None:
+    assert gate.check_performance(limits(**{field: limit}), SHOWN) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "limit", "said"),
+    [
+        (WAIT, 250, "the first token came after 250.500 ms on node node-a"),
+        (SPEED, "20.001", "20.000 tokens a second came on node node-a"),
+        (MEMORY, "1023Mi", "the engine took 1.0 GiB at its peak on node node-a"),
+    ],
+)
+def test_what_does_not_is_told(field: str, limit: object, said: str) -> None:
+    fault = gate.check_performance(limits(**{field: limit}), SHOWN)
+    assert fault is not None
+    assert fault.reason == Reason.PERFORMANCE_BELOW_LIMIT
+    assert f"spec.quality.{field} is {limit}, but {said}" in fault.message
+
+
+@pytest.mark.parametrize("field", quantizedmodel.PERFORMANCE_LIMITS)
+@pytest.mark.parametrize("evidence", [None, shown()], ids=["no trial", "no figure"])
+def test_what_no_trial_showed_has_not_passed(field: str, evidence: Performance | None) -> None:
+    fault = gate.check_performance(limits(**{field: "1"}), evidence)
+    assert fault is not None
+    assert fault.reason == Reason.PERFORMANCE_NOT_MEASURED
+    assert f"spec.quality.{field} is 1" in fault.message

@@ -87,3 +87,19 @@ def test_a_job_is_answered_by_its_own_pods_and_not_by_those_of_an_earlier_one_of
     all_of_the_name = [made("old", "2026-01-01"), made("new", "2026-01-02")]
     (mine,) = pods.of_job(all_of_the_name, {"metadata": {"name": "tiny-resolve", "uid": "new"}})
     assert mine["metadata"]["creationTimestamp"] == "2026-01-02"
+
+
+def test_a_crash_is_a_container_that_was_started_again() -> None:
+    ends = ended("engine", 143)
+    assert pods.crash([pod(ends)], "engine") is None, "ended with its pod"
+    crashed = ended("engine", 1, "no such tensor", when="lastState")
+    found = pods.crash([pod(crashed)], "engine")
+    assert found is not None
+    assert found.message == "engine: no such tensor (exit code 1)"
+    assert pods.crash([pod(crashed)], "trial") is None
+
+
+def test_a_container_can_be_left_out_of_what_pods_say() -> None:
+    client = ended("trial", 1, "boom")
+    both = [pod(ended("engine", 143), client)]
+    assert pods.last_failure(pods.without(both, "engine")) == pods.last_failure([pod(client)])

@@ -6,12 +6,13 @@
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import yaml
+from quantop.api.quantizedmodel import Objective
 from quantop.reconcile import search
 from quantop.reconcile.search import Choose, Option, Outcome, Try, next_move
 
@@ -78,6 +79,10 @@ LLAMA_2_70B = (
 MODELS = {"Llama 3 8B": LLAMA_3_8B, "Llama 2 70B": LLAMA_2_70B}
 
 
+REPACKED = {"Q4_0", "IQ4_NL", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0"}
+"""What llama.cpp may keep in memory a second time, in the order that a processor likes better."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What every option would show, and the limit."""
@@ -86,6 +91,10 @@ class Case:
     losses: Mapping[str, tuple[int, float]]
     """Size in bytes and increase of perplexity in percent, by precision."""
     limit: float
+    source: int
+    """Bytes of the source, in 16 bits."""
+    memory: Mapping[str, int]
+    """What the engine takes, in bytes, by precision."""
 
     @property
     def options(self) -> list[Option]:
@@ -93,7 +102,20 @@ class Case:
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
-        return {n: Outcome(size, loss <= self.limit) for n, (size, loss) in self.losses.items()}
+        return {
+            name: Outcome(
+                size,
+                loss <= self.limit,
+                bits=Decimal(16) * size / self.source,
+                cost=self.memory.get(name),
+            )
+            for name, (size, loss) in self.losses.items()
+        }
+
+    @property
+    def least_memory(self) -> int | None:
+        """The memory that trying all would choose."""
+        return min((o.cost for o in self.outcomes.values() if o.passes and o.cost), default=None)
 
     @property
     def smallest(self) -> int | None:
@@ -118,13 +140,31 @@ def case(seed: int) -> Case:
         size, perplexity = published[name]
         loss = (perplexity / baseline - 1) * 100 * bears * math.exp(rng.gauss(0, scatter))
         losses[name] = round((size + embeddings) * 2**30), loss + rng.gauss(0, scatter / 10)
-    return Case(model, losses, math.exp(rng.uniform(math.log(0.1), math.log(50))))
+    limit = math.exp(rng.uniform(math.log(0.1), math.log(50)))
+    source = round((published["F16"][0] + embeddings) * 2**30)
+    takes = memory(losses, source, random.Random(seed + 1_000_000))
+    return Case(model, losses, limit, source, takes)
 
 
-def searched(case: Case) -> tuple[str | None, list[str]]:
+def memory(
+    losses: Mapping[str, tuple[int, float]], source: int, rng: random.Random
+) -> dict[str, int]:
+    """What an engine takes: the artifact, a share of its own that is small or as large as the
+    source, with some engines a second time what they repack, and what differs from run to run."""
+    own = rng.choice([0.02, 0.1, 0.5, 1]) * source
+    repacks = rng.choice([0, 0, 0.3, 0.9])
+    return {
+        name: round(
+            (size * (1 + repacks * (name in REPACKED)) + own) * (1 + abs(rng.gauss(0, 0.01)))
+        )
+        for name, (size, _) in losses.items()
+    }
+
+
+def searched(case: Case, objective: Objective = Objective.SIZE) -> tuple[str | None, list[str]]:
     """What the search chooses, and what it tried for that."""
     found: dict[str, Outcome | None] = {}
-    while isinstance(move := next_move(case.options, found), Try):
+    while isinstance(move := next_move(case.options, found, objective), Try):
         assert move.precision not in found, "nothing is tried twice"
         found[move.precision] = case.outcomes[move.precision]
     return move.precision, list(found)
@@ -154,6 +194,91 @@ def test_the_search_chooses_as_trying_all_does_for_less_than_half_of_the_convers
         assert same >= 0.95
         assert part <= 0.5
     assert all(len(searched(case)[1]) <= len(case.losses) / 2 for case in CASES)
+
+
+def test_the_least_memory_is_that_of_trying_all_for_less_than_half_of_the_conversions() -> None:
+    print(f"\n{'model':12} {'cases':>5} {'same choice':>11} {'of conversions':>14}")
+    for model in [*MODELS, "all"]:
+        cases = [case for case in CASES if model in (case.model, "all")]
+        runs = [(case, *searched(case, Objective.MEMORY)) for case in cases]
+        tried = sum(len(names) for _, _, names in runs)
+        part = tried / sum(len(case.losses) for case in cases)
+        same = sum(
+            (case.memory[name] if name else None) == case.least_memory for case, name, _ in runs
+        )
+        print(f"{model:12} {len(cases):5} {same / len(cases):11.1%} {part:14.1%}")
+        assert len(cases) >= 40
+        assert same / len(cases) >= 0.95
+        assert part <= 0.5
+
+
+def test_the_smallest_would_often_not_take_the_least_memory() -> None:
+    """Else there would be nothing to search for."""
+    names = [name for case in CASES if (name := searched(case)[0])]
+    passing = [case for case in CASES if searched(case)[0]]
+    right = sum(
+        case.memory[name] == case.least_memory for case, name in zip(passing, names, strict=True)
+    )
+    assert right < len(passing) * 0.9
+
+
+def test_what_promises_more_than_was_measured_is_proved_out() -> None:
+    """Each of thirty takes 100 bytes for a bit, and its engine 50 besides: nothing above the one
+    that takes the least is tried, and below it three."""
+
+    def takes(at: int, besides: int = 50) -> Outcome:
+        size = 100 * (at + 1)
+        return Outcome(size, at >= 10, bits=Decimal(at + 1), cost=size + besides)
+
+    order = [Option(f"{at:02}", Decimal(at) + Decimal("0.9"), Decimal(at + 2)) for at in range(30)]
+    found: dict[str, Outcome | None] = {}
+    while isinstance(move := next_move(order, found, Objective.MEMORY), Try):
+        found[move.precision] = takes(int(move.precision))
+    assert move == Choose("10")
+    assert found.keys() == {"15", "07", "11", "09", "10", "08"}
+
+    found = {}
+    while isinstance(move := next_move(order, found, Objective.MEMORY), Try):
+        at = int(move.precision)
+        found[move.precision] = takes(at, besides=1000 if at < 12 else 50)
+    assert move == Choose("12"), "its engine takes less besides than those below"
+
+
+def test_the_fastest_is_found_by_trying_all() -> None:
+    found: dict[str, Outcome | None] = {}
+    speeds = {"a": 300, "b": 90, "c": 200, "d": 100, "e": 150}
+    while isinstance(move := next_move(options(5), found, Objective.LATENCY), Try):
+        name = move.precision
+        found[name] = Outcome(ord(name), keeps=name != "b", cost=speeds[name])
+    assert len(found) == 5
+    assert move == Choose("d")
+
+
+def test_of_those_that_are_as_fast_the_smallest_is_chosen() -> None:
+    found = {n: Outcome(ord(n), True, cost=c) for n, c in {"a": 106, "b": 104, "c": 100}.items()}
+    assert next_move(options(3), found, Objective.LATENCY) == Choose("b")
+
+
+def test_without_its_figure_none_is_the_answer() -> None:
+    found = dict.fromkeys("abc", Outcome(1, True))
+    for objective in (Objective.MEMORY, Objective.LATENCY):
+        assert next_move(options(3), found, objective) == Choose(None)
+
+
+def test_what_is_too_slow_is_gone_around() -> None:
+    """Smaller ones are mostly faster; where they are not, a larger one may be."""
+    slow = {n: Outcome(ord(n), n > "b", quick=False) for n in "abcdef"}
+    found: dict[str, Outcome | None] = {}
+    while isinstance(move := next_move(options(9), found), Try):
+        found[move.precision] = slow.get(move.precision, Outcome(ord(move.precision), True))
+    assert "c" in found, "the smallest that keeps the quality"
+    assert len(found) == search.most_tries(9)
+    found = {}
+    quick = {"d"}
+    while isinstance(move := next_move(options(9), found), Try):
+        name = move.precision
+        found[name] = Outcome(ord(name), name > "b", quick=name in quick)
+    assert move == Choose("d")
 
 
 def test_bisecting_alone_would_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +393,7 @@ def test_other_limits_go_on_from_what_is_known() -> None:
     """Stricter, then as before: the second time nothing is left to try, and the choice is the
     same."""
     curve = CASES[0]
-    strict = Case(curve.model, curve.losses, curve.limit / 3)
+    strict = replace(curve, limit=curve.limit / 3)
     known: dict[str, Outcome | None] = {n: curve.outcomes[n] for n in searched(curve)[1]}
     first = next_move(curve.options, known)
     seen: dict[str, Outcome | None] = {name: strict.outcomes[name] for name in known}

@@ -110,6 +110,9 @@ Nats = Percent
 Similarity = Percent
 """A similarity of 0 or more, where 1 is that of equals, for example ``"0.995"``."""
 
+Rate = Percent
+"""So much of something for each of another, or within a time, of 0 or more."""
+
 Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 """A number of things or bytes, up to the largest that every JSON reader keeps exact (2^53 - 1)."""
 

@@ -15,6 +15,7 @@ from quantop.api.base import (
     Nats,
     Percent,
     Quantity,
+    Rate,
     ResourceRequirements,
     Rule,
     Similarity,
@@ -42,7 +43,13 @@ LIMITS = (
     "minAnswerAgreementPercent",
     "maxTaskAccuracyDropPoints",
 )
-"""The limits of ``spec.quality``."""
+"""The limits of ``spec.quality`` on what the quantization cost."""
+PERFORMANCE_LIMITS = (
+    "maxTimeToFirstTokenMilliseconds",
+    "minTokensPerSecond",
+    "maxMemory",
+)
+"""The limits of ``spec.quality`` on what a trial of the served artifact shows."""
 HIGHEST = {
     "minTopTokenAgreementPercent": 100,
     "minMeanCosineSimilarity": 1,
@@ -61,6 +68,8 @@ AUTO_NEEDS_A_LIMIT = Rule(
     + " or ".join(f"spec.quality.{limit}" for limit in LIMITS),
 )
 """A rule of what has ``quantization`` and ``quality``."""
+MAX_LATENCY_CANDIDATES = 16
+"""How many precisions are tried for the objective Latency at most: it takes all that are listed."""
 MAX_CANDIDATES = 128
 """Bound of ``status.candidates``; the largest by promise are left out."""
 
@@ -87,6 +96,8 @@ class Objective(StrEnum):
     """What the chosen precision has the least of, among those that keep the limits."""
 
     SIZE = "Size"
+    LATENCY = "Latency"
+    MEMORY = "Memory"
 
 
 class Source(ApiModel):
@@ -205,9 +216,21 @@ class Evaluation(TextReference):
 class Auto(ApiModel):
     """How a precision is chosen."""
 
+    rules: ClassVar = (
+        Rule(
+            f"!has(self.minimize) || self.minimize != '{Objective.LATENCY}' || "
+            "has(self.precisions) && self.precisions.size() > 0 && "
+            f"self.precisions.size() <= {MAX_LATENCY_CANDIDATES}",
+            f"spec.quantization.auto.minimize {Objective.LATENCY} tries every candidate, as "
+            "nothing but a trial tells which is the fastest: list 1 to "
+            f"{MAX_LATENCY_CANDIDATES} in spec.quantization.auto.precisions",
+        ),
+    )
+
     minimize: Objective = Objective.SIZE
     """Of the precisions that keep the limits of spec.quality, the one with the least of this is
-    chosen. Size is the artifact's."""
+    chosen. Size is the artifact's; Latency is the time to an answer and Memory the engine's at its
+    peak, both measured in a trial of each candidate on a node."""
     max_size: Quantity | None = None
     """The most that the artifact may come to, for example 4Gi. Default: any size."""
     precisions: Annotated[list[Precision], Field(max_length=MAX_CANDIDATES)] = Field(
@@ -237,7 +260,7 @@ class Recipe(ApiModel):
     CompressedTensors."""
     precision: Precision | None = None
     """A precision that the Quantizer lists, for example Q4_K_M, INT4 or W4A16; or Auto, for the
-    smallest that keeps the limits of spec.quality."""
+    smallest, or what auto.minimize says, that keeps the limits of spec.quality."""
     auto: Auto | None = None
     """How the precision is chosen when it is Auto. Default: the smallest of all."""
     method: Method | None = None
@@ -314,6 +337,15 @@ class Limits(ApiModel):
     max_task_accuracy_drop_points: Percent | None = None
     """By how many percentage points at most the artifact's accuracy may be below its source's, in
     whichever of ``evaluation.tasks`` it lost the most. Default: any."""
+    max_time_to_first_token_milliseconds: Rate | None = None
+    """How long the engine may take to the first token of an answer, in milliseconds; one that reads
+    a text whole, to its answer. Measured in a trial before the rollout. Default: any."""
+    min_tokens_per_second: Rate | None = None
+    """How many tokens a second the engine must add to an answer at least, after the first. Measured
+    in a trial before the rollout. Default: any."""
+    max_memory: Quantity | None = None
+    """The most memory that the engine may take at its peak, for example 6Gi. Measured in a trial
+    before the rollout. Default: any."""
 
 
 class Quality(Limits):
@@ -387,7 +419,22 @@ class Serving(ApiModel):
 class QuantizedModelSpec(ApiModel):
     """What is wanted."""
 
-    rules: ClassVar = (AUTO_NEEDS_A_LIMIT,)
+    rules: ClassVar = (
+        AUTO_NEEDS_A_LIMIT,
+        Rule(
+            "has(self.serving) || !has(self.quality) || "
+            f"!({' || '.join(f'has(self.quality.{limit})' for limit in PERFORMANCE_LIMITS)})",
+            f"spec.quality.{', '.join(PERFORMANCE_LIMITS)} are measured in the engine that serves: "
+            "set spec.serving, or remove them",
+        ),
+        Rule(
+            "has(self.serving) || !has(self.quantization.auto) || "
+            "!has(self.quantization.auto.minimize) || "
+            f"self.quantization.auto.minimize == '{Objective.SIZE}'",
+            f"spec.quantization.auto.minimize {Objective.LATENCY} and {Objective.MEMORY} are "
+            f"measured in the engine that serves: set spec.serving, or minimize {Objective.SIZE}",
+        ),
+    )
 
     source: Source
     """The checkpoint to quantize."""
@@ -530,6 +577,46 @@ class QualityStatus(ApiModel):
     artifacts beside this one."""
 
 
+class Performance(ApiModel):
+    """How an artifact did in a trial: in its engine on one node, asked by one client, with no other
+    load. docs/reference/quality.md says how each figure is obtained."""
+
+    inputs_hash: Annotated[str, Field(max_length=64)]
+    """Hash of artifact, engine and resources: with others there is another trial."""
+    protocol: Annotated[str, Field(max_length=64)] = ""
+    """How it was measured."""
+    time_to_first_token_milliseconds: Decimal | None = None
+    """From a request to the first text of its answer; the median. Of an engine that reads a text
+    whole, to its answer."""
+    tokens_per_second: Decimal | None = None
+    """Tokens that followed the first, by the time that they took; the median."""
+    answer_milliseconds: Decimal | None = None
+    """From a request to the end of an answer of 64 tokens, by the two figures above: the latency
+    that auto.minimize compares. Of an engine that reads a text whole, to its answer."""
+    peak_memory_bytes: Count | None = None
+    """The most memory that the engine's processes had in use, added up. Not that of a GPU."""
+    runs: Count = 0
+    """How many requests were measured."""
+    prompt_tokens: Count = 0
+    """Tokens of a request; the median."""
+    output_tokens: Count = 0
+    """Tokens of an answer; the median."""
+    node: Annotated[str, Field(max_length=253)] = ""
+    """The node that did it."""
+    processor: Annotated[str, Field(max_length=256)] = ""
+    """The node's processor."""
+    cpus: Count = 0
+    """How many of its cores the engine was told to use."""
+    runtime: Annotated[str, Field(max_length=253)]
+    """The ModelRuntime."""
+    image: Annotated[str, Field(max_length=512)]
+    """The engine's image."""
+    reason: Annotated[str, Field(max_length=128)] | None = None
+    """Why there are no figures, in one CamelCase word."""
+    message: Annotated[str, Field(max_length=2048)] | None = None
+    """Why there are none: what the engine or the trial said."""
+
+
 class Endpoint(ApiModel):
     """Where the model answers."""
 
@@ -590,6 +677,8 @@ class Candidate(ApiModel):
     """Bits per weight, counted from the artifact."""
     quality: QualityStatus | None = None
     """What this quantization cost."""
+    performance: Performance | None = None
+    """How it did in a trial, where one was asked for."""
     reason: Annotated[str, Field(max_length=128)]
     """Why it is in this state, in one CamelCase word."""
     message: Annotated[str, Field(max_length=1024)]
@@ -613,6 +702,8 @@ class QuantizedModelStatus(ApiModel):
     """The artifact published last."""
     quality: QualityStatus | None = None
     """What the quantization cost."""
+    performance: Performance | None = None
+    """How the artifact did in a trial, where a limit or an objective asks for one."""
     candidates: Annotated[list[Candidate], Field(max_length=MAX_CANDIDATES)] = Field(
         default_factory=list, json_schema_extra=map_list("precision")
     )

@@ -48,7 +48,7 @@ class Needs:
 def resolve_job(model: Manifest, name: str, task: ConversionTask, access: Access) -> Manifest:
     """The Job that turns a source into an artifact key and looks whether the store has it."""
     names = _task_claims(task)
-    return _job(
+    return job(
         model,
         name,
         meta.RESOLVE,
@@ -120,7 +120,7 @@ def conversion_job(
     publish = pod.worker(
         Stage.PUBLISH, access.worker_image, task, [work], store_secret=access.store_secret
     )
-    return _job(
+    return job(
         model,
         name,
         meta.CONVERT,
@@ -141,7 +141,7 @@ def conversion_job(
 
 def delete_job(model: Manifest, name: str, task: DeleteTask, access: Access) -> Manifest:
     """The Job that gives up an object's references and removes what nobody refers to."""
-    return _job(
+    return job(
         model,
         name,
         meta.DELETE,
@@ -159,19 +159,20 @@ def delete_job(model: Manifest, name: str, task: DeleteTask, access: Access) -> 
     )
 
 
-def _job(
+def job(
     model: Manifest, name: str, component: str, extra_labels: dict[str, str], spec: Manifest
 ) -> Manifest:
-    job = meta.child("batch/v1", "Job", model, component, name=name, extra_labels=extra_labels)
-    job["spec"] = {
+    """A Job whose pod has this spec, and the Job's labels."""
+    made = meta.child("batch/v1", "Job", model, component, name=name, extra_labels=extra_labels)
+    made["spec"] = {
         "backoffLimit": BACKOFF_LIMIT,
         "ttlSecondsAfterFinished": TTL_SECONDS,
         "template": {
-            "metadata": {"labels": dict(job["metadata"]["labels"])},
+            "metadata": {"labels": dict(made["metadata"]["labels"])},
             "spec": spec,
         },
     }
-    return job
+    return made
 
 
 def _task_claims(task: ConversionTask) -> list[str]:

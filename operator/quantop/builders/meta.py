@@ -26,6 +26,7 @@ SERVER = "server"
 RESOLVE = "resolve"
 CONVERT = "convert"
 DELETE = "delete"
+TRIAL = "trial"
 
 
 def short_key(key: str) -> str:

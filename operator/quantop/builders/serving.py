@@ -95,9 +95,9 @@ def deployment(
                         "labelSelector": {"matchLabels": selector(name)},
                     }
                 ],
-                initContainers=[_pull(artifact, task, access)],
-                containers=[_engine(name, serving, artifact, runtime)],
-                volumes=_volumes(artifact, runtime),
+                initContainers=[pull(artifact, task, access)],
+                containers=[engine(name, serving, artifact, runtime)],
+                volumes=volumes(artifact, runtime),
                 **({"nodeSelector": runtime.node_selector} if runtime.node_selector else {}),
             ),
         },
@@ -155,26 +155,27 @@ def autoscaler(model: Manifest, scaling: Scaling) -> Manifest:
     return result
 
 
-def _pull(artifact: Artifact, task: PullTask, access: Access) -> Manifest:
+def pull(artifact: Artifact, task: PullTask, access: Access) -> Manifest:
     """Fetches and verifies the artifact before the engine starts; the engine has no credentials."""
-    pull = pod.worker(
+    made = pod.worker(
         Stage.PULL,
         access.worker_image,
         task,
         [pod.mount("models", str(MODEL_DIR.parent))],
         store_secret=access.reader_secret,
     )
-    pull["resources"] = {
+    made["resources"] = {
         **pod.WORKER_RESOURCES,
         "requests": {
             **pod.WORKER_RESOURCES["requests"],
             "ephemeral-storage": mebibytes(artifact.size_bytes),
         },
     }
-    return pull
+    return made
 
 
-def _engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntimeSpec) -> Manifest:
+def engine_resources(serving: Serving, runtime: ModelRuntimeSpec) -> Manifest:
+    """What the engine's container asks for, and may use at most."""
     default = {
         "requests": dict(runtime.resources.requests),
         "limits": dict(runtime.resources.limits),
@@ -183,7 +184,18 @@ def _engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRunti
         serving.resources, default if any(default.values()) else ENGINE_RESOURCES
     )
     resources.setdefault("requests", {}).setdefault("cpu", ENGINE_RESOURCES["requests"]["cpu"])
-    cores = str(to_cores(resources.get("limits", {}).get("cpu") or resources["requests"]["cpu"]))
+    return resources
+
+
+def engine_cores(resources: Manifest) -> int:
+    """How many cores the engine is told to use."""
+    return to_cores(resources.get("limits", {}).get("cpu") or resources["requests"]["cpu"])
+
+
+def engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntimeSpec) -> Manifest:
+    """The engine's container."""
+    resources = engine_resources(serving, runtime)
+    cores = str(engine_cores(resources))
     own = {
         "MODEL_DIR": str(MODEL_DIR),
         "MODEL_NAME": name,
@@ -233,10 +245,11 @@ def _probe(probe: Probe) -> Manifest:
     }
 
 
-def _volumes(artifact: Artifact, runtime: ModelRuntimeSpec) -> list[Manifest]:
+def volumes(artifact: Artifact, runtime: ModelRuntimeSpec) -> list[Manifest]:
+    """The volumes of a pod that serves the artifact."""
     # A tenth on top and some more for manifest and file system overhead.
     room = mebibytes(artifact.size_bytes * 11 // 10 + 64 * 2**20)
-    volumes = [pod.scratch("models", room), pod.scratch("tmp")]
+    made = [pod.scratch("models", room), pod.scratch("tmp")]
     if runtime.shared_memory:
-        volumes.append(pod.scratch("shm", runtime.shared_memory, medium="Memory"))
-    return volumes
+        made.append(pod.scratch("shm", runtime.shared_memory, medium="Memory"))
+    return made

@@ -18,7 +18,7 @@ from quantop.api.quantizedmodel import (
     Resolution,
     TaskAccuracy,
 )
-from quantop.builders import jobs, meta
+from quantop.builders import jobs, meta, serving
 from quantop.builders.meta import Manifest
 from quantop.contract import (
     ArtifactSummary,
@@ -132,6 +132,15 @@ def job_access(snapshot: Snapshot, store: ModelStoreSpec) -> jobs.Access:
     )
 
 
+def serving_access(snapshot: Snapshot, store: ModelStoreSpec) -> serving.Access:
+    """How the object's engines get at the store."""
+    return serving.Access(
+        worker_image=snapshot.settings.worker_image,
+        service_account=store.service_account_name,
+        reader_secret=store.credentials.reader_secret_name if store.credentials else None,
+    )
+
+
 def conversion_task(
     snapshot: Snapshot, store: ModelStoreSpec, quantizer: ChosenQuantizer
 ) -> ConversionTask:
@@ -207,7 +216,7 @@ def _resolve(
         try:
             answer = ResolveResult.model_validate(said)
         except ValidationError as error:
-            return _failed(inputs, _unreadable(Stage.RESOLVE, error), [job])
+            return _failed(inputs, unreadable(Stage.RESOLVE, error), [job])
         state = ArtifactState.PUBLISHED if answer.published else ArtifactState.MISSING
         resolution = Resolution(
             inputs_hash=inputs,
@@ -227,7 +236,7 @@ def _resolve(
             quality_status(answer.published.quality, report_uri(answer.published)),
             resolution,
         )
-    return _unfinished(job, mine, inputs, Reason.RESOLVING, "Asking what the source is")
+    return unfinished(job, mine, inputs, Reason.RESOLVING, "Asking what the source is")
 
 
 def _convert(
@@ -293,13 +302,13 @@ def _convert(
         try:
             answer = PublishResult.model_validate(said)
         except ValidationError as error:
-            return _failed(inputs, _unreadable(Stage.PUBLISH, error), [job])
+            return _failed(inputs, unreadable(Stage.PUBLISH, error), [job])
         return ArtifactStep(
             artifact_status(answer.published),
             quality_status(answer.published.quality, report_uri(answer.published)),
             resolution.model_copy(update={"state": ArtifactState.PUBLISHED, "awaited_job": ""}),
         )
-    step = _unfinished(job, mine, inputs, Reason.CONVERTING, "Converting")
+    step = unfinished(job, mine, inputs, Reason.CONVERTING, "Converting")
     if step.failure is None and step.delete:
         # Finished, and its answer is lost with its pod: the store knows.
         old = snapshot.jobs.get(meta.job_name(snapshot.name, meta.RESOLVE, inputs))
@@ -313,7 +322,7 @@ def _convert(
     )
 
 
-def _unfinished(
+def unfinished(
     job: Manifest,
     mine: list[Manifest],
     inputs: str,
@@ -369,7 +378,8 @@ def _failed(inputs: str, problem: Problem, delete: list[Manifest]) -> ArtifactSt
     )
 
 
-def _unreadable(stage: Stage, error: ValidationError) -> Problem:
+def unreadable(stage: Stage, error: ValidationError) -> Problem:
+    """The Problem that a stage's answer is of another version."""
     return Problem(
         Reason.JOB_FAILED,
         f"{stage}: its answer is not what this operator understands ({error.error_count()} "

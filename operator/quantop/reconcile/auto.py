@@ -1,8 +1,9 @@
 """``precision: Auto``: a search whose every try is made by the chain that makes a named precision.
 
 Pure. A try is the same snapshot with one precision in place of Auto, taken through resolve, convert
-and publish; its figures are kept in ``status.candidates``, where the next pass finds them. What is
-chosen is rolled out as if it had been named.
+and publish, and through a trial where the objective or a limit asks for one; its figures are kept
+in ``status.candidates``, where the next pass finds them. What is chosen is rolled out as if it had
+been named.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,9 @@ from quantop.api.quantizedmodel import (
     Auto,
     Candidate,
     CandidateState,
+    Objective,
     OnFailure,
+    Performance,
     QualityStatus,
 )
 from quantop.api.quantizer import QuantizerPrecision
@@ -23,9 +26,9 @@ from quantop.builders.meta import Manifest
 from quantop.contract import Stage
 from quantop.quantities import human, to_bytes
 from quantop.reasons import Reason
-from quantop.reconcile import artifact, choices, gate, search
+from quantop.reconcile import artifact, choices, gate, hardware, search, trial
 from quantop.reconcile.artifact import ArtifactStep
-from quantop.reconcile.choices import ChosenQuantizer
+from quantop.reconcile.choices import ChosenQuantizer, ChosenRuntime
 from quantop.reconcile.search import Choose, Option, Outcome
 from quantop.reconcile.snapshot import Problem, Snapshot
 
@@ -54,6 +57,12 @@ OF_ALL_ALIKE = {
 }
 """What those stages say of the source, the texts or the node, whatever the precision."""
 MESSAGE_LENGTH = 1024
+BEST = {
+    Objective.SIZE: (Reason.SMALLEST, "The smallest"),
+    Objective.LATENCY: (Reason.FASTEST, "The fastest"),
+    Objective.MEMORY: (Reason.LEAST_MEMORY, "The one that takes the least memory"),
+}
+"""What is said of the choice."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,8 @@ class AutoStep:
     candidates: list[Candidate] = field(default_factory=list)
     chosen: Snapshot | None = None
     """The snapshot as if the chosen precision were named, once the store has its artifact."""
+    performance: Performance | None = None
+    """How the chosen one did in its trial, where there was one."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,12 @@ class _Entry:
     inputs: str = ""
     quantizer: ChosenQuantizer | None = None
     """None where it cannot be tried."""
+    runtime: ChosenRuntime | None = None
+    """None where it cannot be tried, or is not to be served."""
     obstacle: Problem | None = None
     """Why it cannot be tried."""
+    shortage: Problem | None = None
+    """Why no node can take its engine; what was tried before has had one."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +103,14 @@ class _Found:
     size_bytes: int = 0
     bits_per_weight: str | None = None
     quality: QualityStatus | None = None
+    performance: Performance | None = None
     failure: Problem | None = None
     """Why there is no artifact."""
+
+    @property
+    def fault(self) -> Problem | None:
+        """Why there is no artifact, or none that its engine can use."""
+        return self.failure or trial.failure(self.performance)
 
 
 def next_step(snapshot: Snapshot, store: ModelStoreSpec) -> AutoStep:
@@ -103,8 +124,8 @@ def next_step(snapshot: Snapshot, store: ModelStoreSpec) -> AutoStep:
     able = {e.option.precision: e for e in entries if e.quantizer is not None}
     delete: list[Manifest] = []
     while True:
-        outcomes = {name: view.outcome(found) for name, found in view.known.items()}
-        move = search.next_move([e.option for e in able.values()], outcomes)
+        options = [e.option for e in able.values()]
+        move = search.next_move(options, view.outcomes(), view.objective)
         name = move.precision or view.least_bad()
         if name is None:
             step = ArtifactStep(problem=view.nothing_passes(), delete=delete)
@@ -114,15 +135,26 @@ def next_step(snapshot: Snapshot, store: ModelStoreSpec) -> AutoStep:
         step = artifact.next_step(entry.snapshot, store, entry.quantizer)
         step = replace(step, delete=[*delete, *step.delete], job_names=view.job_names(step))
         listed = view.candidates(chosen=name) if is_choice else view.candidates(trying=name)
-        found = _found(step)
-        if found is None:
+        found = _found(step, view.known.get(name))
+        going_on = found is None
+        if found and step.artifact and entry.runtime and view.asks_for_a_trial(name, found):
+            shown = found.performance
+            tried = trial.next_step(entry.snapshot, store, entry.runtime, step.artifact, shown)
+            found = replace(found, performance=tried.performance)
+            going_on = tried.performance is None
+            if going_on:
+                view = replace(view, known={**view.known, name: found})
+                listed = view.candidates(trying=name)
+                step = replace(step, progress=tried.progress, problem=tried.problem)
+            step = trial.joined(step, tried)
+        if found is None or going_on:
             doing = f"{name} is chosen" if is_choice else f"Trying {name}, {view.ordinal}"
             if step.progress:
                 reason, message = step.progress
                 step = replace(step, progress=(reason, f"{doing}: {message}"))
             return AutoStep(step, listed)
         if is_choice and view.known[name] == found:
-            return AutoStep(step, listed, entry.snapshot)
+            return AutoStep(step, listed, entry.snapshot, found.performance)
         # New, or not what it was: decide again.
         view = replace(view, known={**view.known, name: found})
         delete = step.delete
@@ -171,7 +203,8 @@ def _entry(
     if isinstance(runtime, Problem):
         return _Entry(option, named, obstacle=runtime)
     inputs = artifact.inputs_hash(named, artifact.conversion_task(named, store, quantizer))
-    return _Entry(option, named, inputs, quantizer)
+    shortage = hardware.shortage(named, runtime) if runtime else None
+    return _Entry(option, named, inputs, quantizer, runtime, shortage=shortage)
 
 
 def _auto(snapshot: Snapshot) -> Auto:
@@ -180,22 +213,26 @@ def _auto(snapshot: Snapshot) -> Auto:
 
 def _recalled(entries: Iterable[_Entry], candidates: Iterable[Candidate]) -> dict[str, _Found]:
     """What earlier passes found, where it was found for the same inputs."""
-    inputs = {e.option.precision: e.inputs for e in entries if e.quantizer is not None}
+    able = {e.option.precision: e for e in entries if e.quantizer is not None}
     known = {}
     for c in candidates:
-        if not c.inputs_hash or inputs.get(c.precision) != c.inputs_hash:
+        entry = able.get(c.precision)
+        if entry is None or not c.inputs_hash or entry.inputs != c.inputs_hash:
             continue
-        if c.state is CandidateState.FAILED:
+        if c.key is None:
             known[c.precision] = _Found(failure=Problem(c.reason, c.message))
         elif c.size_bytes is not None:
-            known[c.precision] = _Found(c.key, c.size_bytes, c.bits_per_weight, c.quality)
+            shown = trial.recalled(entry.snapshot, entry.runtime, c.key, c.performance)
+            known[c.precision] = _Found(c.key, c.size_bytes, c.bits_per_weight, c.quality, shown)
     return known
 
 
-def _found(step: ArtifactStep) -> _Found | None:
-    """What a step of the chain shows of its candidate; None while it shows nothing."""
+def _found(step: ArtifactStep, known: _Found | None) -> _Found | None:
+    """What a step of the chain shows of its candidate, beside what is known of the same artifact's
+    trial; None while it shows nothing."""
     if made := step.artifact:
-        return _Found(made.key, made.size_bytes, made.bits_per_weight, step.quality)
+        shown = known.performance if known and known.key == made.key else None
+        return _Found(made.key, made.size_bytes, made.bits_per_weight, step.quality, shown)
     failure = step.failure
     if failure and failure.stage in TOOLCHAIN and failure.reason not in OF_ALL_ALIKE:
         return _Found(failure=Problem(failure.reason, failure.message[:MESSAGE_LENGTH]))
@@ -211,9 +248,14 @@ class _View:
     known: Mapping[str, _Found]
 
     @property
+    def objective(self) -> Objective:
+        """What the choice has the least of."""
+        return _auto(self.snapshot).minimize
+
+    @property
     def ordinal(self) -> str:
         """How the candidate under trial is counted."""
-        return f"candidate {len(self.known) + 1}"
+        return f"candidate {len(self.outcomes()) + 1}"
 
     def job_names(self, step: ArtifactStep) -> frozenset[str]:
         """Names of the step's Jobs, and of those whose answers are known: they are kept for their
@@ -221,19 +263,67 @@ class _View:
         known = [e for e in self.entries if e.option.precision in self.known]
         return step.job_names.union(*(artifact.job_names(e.snapshot, e.inputs) for e in known))
 
-    def outcome(self, found: _Found) -> Outcome | None:
-        """A finding as the search is told it."""
-        if found.failure:
+    def asks_for_a_trial(self, name: str, found: _Found) -> bool:
+        """Whether a trial can still decide: of what is out already none is made."""
+        limits = self.snapshot.spec.quality
+        return (
+            trial.is_wanted(self.snapshot.spec)
+            and found.failure is None
+            and gate.check(limits, found.quality) is None
+            and self._oversize(name, found) is None
+        )
+
+    def outcomes(self) -> dict[str, Outcome | None]:
+        """What is known, as the search is told it: of a candidate nothing before its trial; one
+        that no node can take is as one that cannot be made."""
+        untried = {
+            e.option.precision: None
+            for e in self.entries
+            if e.shortage and e.option.precision not in self.known
+        }
+        return untried | {
+            name: self._outcome(name, found)
+            for name, found in self.known.items()
+            if found.performance or not self.asks_for_a_trial(name, found)
+        }
+
+    def _outcome(self, name: str, found: _Found) -> Outcome | None:
+        if found.fault:
             return None
-        keeps = gate.check(self.snapshot.spec.quality, found.quality) is None
-        return Outcome(found.size_bytes, keeps, self._oversize(found) is None)
+        limits, shown = self.snapshot.spec.quality, found.performance
+        quick = within = True
+        if shown:
+            within = gate.check_performance(limits, shown, [gate.MEMORY]) is None
+            others = [each for each in gate.PERFORMANCE_LIMITS if each is not gate.MEMORY]
+            quick = gate.check_performance(limits, shown, others) is None
+        return Outcome(
+            found.size_bytes,
+            keeps=gate.check(limits, found.quality) is None,
+            fits=within and self._oversize(name, found) is None,
+            quick=quick,
+            bits=Decimal(found.bits_per_weight) if found.bits_per_weight else None,
+            cost=self._cost(shown),
+        )
+
+    def _cost(self, shown: Performance | None) -> int | None:
+        """What the objective compares: bytes of memory, or microseconds to an answer."""
+        if shown is None or self.objective is Objective.SIZE:
+            return None
+        if self.objective is Objective.MEMORY:
+            return shown.peak_memory_bytes
+        answer = shown.answer_milliseconds
+        return None if answer is None else int(Decimal(answer) * 1000)
 
     def least_bad(self) -> str | None:
         """What is rolled out although nothing passes, because the limits only warn."""
         limits = self.snapshot.spec.quality
         if limits is None or limits.on_failure is not OnFailure.WARN:
             return None
-        return self._best(name for name, found in self.known.items() if not self._oversize(found))
+        return self._best(
+            name
+            for name, found in self.known.items()
+            if not found.fault and not self._oversize(name, found)
+        )
 
     def nothing_passes(self) -> Problem:
         """What to do when the search has no answer."""
@@ -244,7 +334,7 @@ class _View:
                 Reason.NO_CANDIDATE_PASSES, f"no candidate can be made. {' '.join(told)}"
             )
         found = self.known[best]
-        fault = self._fault(found)
+        fault = self._fault(best, found)
         assert fault is not None
         return Problem(
             Reason.NO_CANDIDATE_PASSES,
@@ -256,7 +346,7 @@ class _View:
     def _nearest(self) -> str | None:
         """What came nearest to passing: the smallest that loses little enough, or what lost the
         least."""
-        measured = {n: o for n, f in self.known.items() if (o := self.outcome(f)) is not None}
+        measured = {n: o for n, f in self.known.items() if (o := self._outcome(n, f)) is not None}
         kept = [name for name, outcome in measured.items() if outcome.keeps]
         if kept:
             return min(kept, key=lambda name: (measured[name].size, name))
@@ -266,7 +356,9 @@ class _View:
         """Why candidates that were asked for cannot be made."""
         for entry in self.entries:
             name = entry.option.precision
-            why = self.known[name].failure if name in self.known else entry.obstacle
+            why = entry.obstacle or entry.shortage
+            if name in self.known:
+                why = self.known[name].fault
             if why and why.reason != Reason.NOT_LISTED:
                 yield name, why
 
@@ -289,6 +381,7 @@ class _View:
             size_bytes=found.size_bytes if found and not found.failure else None,
             bits_per_weight=found.bits_per_weight if found else None,
             quality=found.quality if found else None,
+            performance=found.performance if found else None,
             reason=why.reason,
             message=why.message[:MESSAGE_LENGTH],
         )
@@ -303,13 +396,15 @@ class _View:
             return CandidateState.TRYING, Problem(
                 Reason.CONVERTING, "It is being made and measured."
             )
+        if found is None and entry.shortage:
+            return CandidateState.SKIPPED, entry.shortage
         if found is None:
             if trying is not None:
                 return CandidateState.PENDING, Problem(Reason.PENDING, "It may be tried.")
             return CandidateState.SKIPPED, self._not_needed(entry, chosen)
-        if found.failure:
-            return CandidateState.FAILED, found.failure
-        fault = self._fault(found)
+        if found.fault:
+            return CandidateState.FAILED, found.fault
+        fault = self._fault(name, found)
         if name == chosen:
             if fault:
                 return CandidateState.CHOSEN, Problem(
@@ -317,9 +412,9 @@ class _View:
                     f"None of the {len(self.known)} tried passes; this is the best. "
                     f"{fault.message}",
                 )
+            reason, what = BEST[self.objective]
             return CandidateState.CHOSEN, Problem(
-                Reason.SMALLEST,
-                f"The smallest that passes, with {len(self.known)} of {len(self.entries)} tried.",
+                reason, f"{what} that passes, with {len(self.known)} of {len(self.entries)} tried."
             )
         if fault:
             return CandidateState.REJECTED, fault
@@ -329,12 +424,18 @@ class _View:
         """Why a candidate was left out of a search that is over."""
         place = {e.option.precision: at for at, e in enumerate(self.entries)}
         at = place[entry.option.precision]
+        if chosen is not None and place[chosen] < at and self.objective is Objective.MEMORY:
+            return Problem(
+                Reason.NOT_NEEDED,
+                f"What it promises would take more memory than {chosen} does, or as many were "
+                "tried as may be.",
+            )
         if chosen is not None and place[chosen] < at:
             return Problem(
                 Reason.NOT_NEEDED, f"{chosen}, which is promised to be smaller, is chosen."
             )
         for name, found in self.known.items():
-            if place[name] < at and self._oversize(found):
+            if place[name] < at and self._oversize(name, found):
                 return Problem(
                     Reason.TOO_LARGE,
                     f"{name}, which is promised to be smaller, is too large already.",
@@ -343,18 +444,26 @@ class _View:
             Reason.NOT_NEEDED, "What is promised to be better was rejected, or could not be made."
         )
 
-    def _fault(self, found: _Found) -> Problem | None:
-        return gate.check(self.snapshot.spec.quality, found.quality) or self._oversize(found)
-
-    def _oversize(self, found: _Found) -> Problem | None:
-        most = _auto(self.snapshot).max_size
-        if most is None or found.size_bytes <= to_bytes(most):
-            return None
-        return Problem(
-            Reason.TOO_LARGE,
-            f"spec.quantization.auto.maxSize is {most}, but the artifact has "
-            f"{human(found.size_bytes)}: raise it, or let spec.quality allow a greater loss.",
+    def _fault(self, name: str, found: _Found) -> Problem | None:
+        limits, shown = self.snapshot.spec.quality, found.performance
+        return (
+            gate.check(limits, found.quality)
+            or self._oversize(name, found)
+            or (gate.check_performance(limits, shown) if shown else None)
         )
+
+    def _oversize(self, name: str, found: _Found) -> Problem | None:
+        most = _auto(self.snapshot).max_size
+        if most is not None and found.size_bytes > to_bytes(most):
+            return Problem(
+                Reason.TOO_LARGE,
+                f"spec.quantization.auto.maxSize is {most}, but the artifact has "
+                f"{human(found.size_bytes)}: raise it, or let spec.quality allow a greater loss.",
+            )
+        entry = next(each for each in self.entries if each.option.precision == name)
+        if entry.runtime is None:
+            return None
+        return hardware.oversize(entry.snapshot, entry.runtime, found.size_bytes)
 
     def _best(self, names: Iterable[str]) -> str | None:
         """The one that lost the least."""

@@ -16,7 +16,12 @@ TOLD = (
     ConditionType.SERVING,
     ConditionType.READY,
 )
-QUALITY = {Reason.QUALITY_BELOW_LIMIT, Reason.QUALITY_NOT_MEASURED}
+QUALITY = {
+    Reason.QUALITY_BELOW_LIMIT,
+    Reason.QUALITY_NOT_MEASURED,
+    Reason.PERFORMANCE_BELOW_LIMIT,
+    Reason.PERFORMANCE_NOT_MEASURED,
+}
 """Warned of also where the artifact is rolled out all the same."""
 TOLD_CANDIDATES = {CandidateState.REJECTED, CandidateState.FAILED, CandidateState.CHOSEN}
 """States of a candidate that are worth an Event."""

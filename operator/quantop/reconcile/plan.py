@@ -1,6 +1,6 @@
 """The plan of one pass: pure, without I/O and without a clock of its own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from quantop.api.quantizedmodel import (
@@ -8,6 +8,7 @@ from quantop.api.quantizedmodel import (
     Candidate,
     DeletionPolicy,
     OnFailure,
+    Performance,
     QualityStatus,
     QuantizedModelStatus,
 )
@@ -15,8 +16,9 @@ from quantop.builders import jobs, meta, serving
 from quantop.builders.meta import Manifest
 from quantop.conditions import PENDING, State, merge
 from quantop.contract import DeleteTask, digest
+from quantop.quantities import human
 from quantop.reasons import ConditionType, Reason
-from quantop.reconcile import artifact, auto, choices, gate, pods, presets, rollout
+from quantop.reconcile import artifact, auto, choices, gate, pods, presets, rollout, trial
 from quantop.reconcile.artifact import ArtifactStep
 from quantop.reconcile.drift import needs_apply, with_hash
 from quantop.reconcile.rollout import RolloutStep
@@ -48,6 +50,12 @@ class Steps:
     rollout: RolloutStep
     problem: Problem | None = None
     candidates: list[Candidate] = field(default_factory=list)
+    performance: Performance | None = None
+    """What a trial of the artifact showed."""
+    measuring: tuple[Reason, str] | None = None
+    """Where a trial of the artifact stands that is going on."""
+    is_search: bool = False
+    """Whether the artifact is one that a search tries, and not what the spec asks for."""
 
 
 def plan(snapshot: Snapshot, now: datetime) -> Plan:
@@ -85,7 +93,13 @@ def stalled(snapshot: Snapshot, problem: Problem, now: datetime) -> Plan:
         quality=snapshot.status.quality,
         resolution=snapshot.status.resolution,
     )
-    steps = Steps(step, rollout.as_it_is(snapshot), problem, list(snapshot.status.candidates))
+    steps = Steps(
+        step,
+        rollout.as_it_is(snapshot),
+        problem,
+        list(snapshot.status.candidates),
+        snapshot.status.performance,
+    )
     return Plan(_status(snapshot, now, steps))
 
 
@@ -97,18 +111,21 @@ def _stopped(snapshot: Snapshot, problem: Problem) -> Steps:
 
 
 def _next(snapshot: Snapshot) -> Steps:
-    """The chain: store, search, quantizer, runtime, artifact, quality, rollout. The first Problem
-    ends it, and what serves is left as it is."""
+    """The chain: store, search, quantizer, runtime, artifact, quality, trial, rollout. The first
+    Problem ends it, and what serves is left as it is."""
     status, as_it_is = snapshot.status, rollout.as_it_is(snapshot)
     unchanged = ArtifactStep(resolution=status.resolution, failure=status.failure)
     store = choices.choose_store(snapshot)
     if isinstance(store, Problem):
         return _stopped(snapshot, store)
-    found = None
+    if problem := trial.needs_serving(snapshot.spec):
+        return _stopped(snapshot, problem)
+    found, tries = None, trial.is_wanted(snapshot.spec)
     if snapshot.precision == AUTO:
         found = auto.next_step(snapshot, store)
         if found.chosen is None:
-            return Steps(found.step, as_it_is, found.step.problem, found.candidates)
+            step = found.step
+            return Steps(step, as_it_is, step.problem, found.candidates, is_search=True)
         snapshot = found.chosen
     quantizer = choices.choose_quantizer(snapshot)
     if isinstance(quantizer, Problem):
@@ -121,11 +138,28 @@ def _next(snapshot: Snapshot) -> Steps:
     if step.artifact is None:
         return Steps(step, as_it_is, step.problem, candidates)
     limits = snapshot.spec.quality
-    fault = gate.check(limits, step.quality)
-    if fault and limits and limits.on_failure is OnFailure.BLOCK:
-        return Steps(step, as_it_is, fault, candidates)
+    known = (found and found.performance) or status.performance
+    shown = trial.recalled(snapshot, runtime, step.artifact.key, known)
+    if not tries and trial.failure(shown):
+        # Nobody asks any more whether its engine can do it.
+        shown = None
+    before = Steps(step, as_it_is, None, candidates, shown)
+    blocks = limits is not None and limits.on_failure is OnFailure.BLOCK
+    if (fault := gate.check(limits, step.quality)) and blocks:
+        return replace(before, problem=fault)
+    if tries and runtime:
+        tried = trial.next_step(snapshot, store, runtime, step.artifact, shown)
+        shown = tried.performance
+        before = replace(before, artifact=trial.joined(step, tried), performance=shown)
+        if shown is None:
+            waits = (Reason.MEASURING, tried.problem.message) if tried.problem else None
+            return replace(before, problem=tried.problem, measuring=tried.progress or waits)
+        if fault := trial.failure(shown):
+            return replace(before, problem=fault)
+        if (fault := gate.check_performance(limits, shown)) and blocks:
+            return replace(before, problem=fault)
     rolled = rollout.next_step(snapshot, step.artifact, runtime, store)
-    return Steps(step, rolled, rolled.problem, candidates)
+    return replace(before, rollout=rolled, problem=rolled.problem)
 
 
 def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelStatus:
@@ -140,7 +174,7 @@ def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelSt
     # Last, so that none that is in use is the oldest.
     keys = [*(key for key in before.published_keys if key not in made), *made]
     selected = serving.selector(snapshot.name)
-    states = _states(snapshot, problem, step, rolled)
+    states = _states(snapshot, problem, steps)
     return QuantizedModelStatus(
         observed_generation=snapshot.generation,
         conditions=merge(before.conditions, states, snapshot.generation, now),
@@ -148,6 +182,7 @@ def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelSt
         failure=step.failure,
         artifact=published,
         quality=step.quality if step.artifact else before.quality,
+        performance=steps.performance if step.artifact else before.performance,
         candidates=steps.candidates,
         endpoint=rolled.endpoint,
         replicas=rolled.replicas,
@@ -159,13 +194,14 @@ def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelSt
 
 
 def _states(
-    snapshot: Snapshot, problem: Problem | None, step: ArtifactStep, rolled: RolloutStep
+    snapshot: Snapshot, problem: Problem | None, steps: Steps
 ) -> dict[ConditionType, State]:
-    made = step.artifact
+    step, rolled, measuring = steps.artifact, steps.rollout, steps.measuring
+    made = None if steps.is_search else step.artifact
     wants_serving = snapshot.spec.serving is not None
     if made is not None:
         quantized = State(True, Reason.PUBLISHED, f"The artifact is at {made.uri}.")
-        verified = _verified(snapshot, step)
+        verified = _verified(snapshot, steps)
     else:
         verified = PENDING
         if problem is not None:
@@ -173,11 +209,13 @@ def _states(
         else:
             reason, message = step.progress or (Reason.PENDING, PENDING.message)
             quantized = State(False, reason, message)
-    done = made is not None and rolled.settled and not rolled.apply
+    done = made is not None and measuring is None and rolled.settled and not rolled.apply
     if problem is not None:
         ready = State(False, problem.reason, problem.message)
     elif made is None:
         ready = quantized
+    elif measuring is not None:
+        ready = State(False, *measuring)
     elif not wants_serving:
         ready = State(True, Reason.READY, f"The artifact is at {made.uri}.")
     elif rolled.answers:
@@ -193,7 +231,7 @@ def _states(
         if done:
             reconciling = State(False, Reason.SETTLED, "Everything is as the spec says.")
         else:
-            under_way = quantized if made is None else rolled.serving
+            under_way = ready if made is None or measuring else rolled.serving
             reconciling = State(True, under_way.reason, under_way.message)
     return {
         ConditionType.READY: ready,
@@ -205,22 +243,39 @@ def _states(
     }
 
 
-def _verified(snapshot: Snapshot, step: ArtifactStep) -> State:
+def _verified(snapshot: Snapshot, steps: Steps) -> State:
     """Published means that every byte was hashed and the coverage check passed."""
+    step, shown, limits = steps.artifact, steps.performance, snapshot.spec.quality
     assert step.artifact is not None
-    if fault := gate.check(snapshot.spec.quality, step.quality):
+    fault = gate.check(limits, step.quality) or trial.failure(shown)
+    if fault is None and steps.measuring:
+        return State(False, *steps.measuring)
+    if fault is None and gate.limits_performance(limits):
+        fault = gate.check_performance(limits, shown)
+    if fault:
         fault = presets.attributed(snapshot, fault)
         return State(False, fault.reason, fault.message)
     bits = step.artifact.bits_per_weight
     found = told(step.quality)
+    tried = f" {told_of_a_trial(shown)}" if shown else ""
     if found is None:
         return State(
             True,
             Reason.COVERED,
             f"{bits or 'Unknown'} bits per weight. No evaluation text is given: quality is not "
-            "measured.",
+            f"measured.{tried}",
         )
-    return State(True, Reason.MEASURED, f"{found}, {bits} bits per weight.")
+    return State(True, Reason.MEASURED, f"{found}, {bits} bits per weight.{tried}")
+
+
+def told_of_a_trial(shown: Performance) -> str:
+    """What a trial showed, in short."""
+    figures = [f"the first token came after {shown.time_to_first_token_milliseconds} ms"]
+    if shown.tokens_per_second:
+        figures.append(f"{shown.tokens_per_second} tokens a second followed")
+    if shown.peak_memory_bytes:
+        figures.append(f"the engine took {human(shown.peak_memory_bytes)}")
+    return f"In a trial on node {shown.node} {', '.join(figures)}."
 
 
 def told(quality: QualityStatus | None) -> str | None:

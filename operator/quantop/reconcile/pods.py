@@ -81,6 +81,33 @@ def failure(end: Termination) -> Problem:
     )
 
 
+def crash(pods: Iterable[Manifest], name: str) -> Problem | None:
+    """The Problem of a container that ended, and was started again in its pod, or None. One that
+    ended with its pod is no crash."""
+    for pod in pods:
+        for status in _statuses(pod):
+            ended = status.get("lastState", {}).get("terminated")
+            if status["name"] == name and ended:
+                return failure(_termination(name, ended))
+    return None
+
+
+def without(pods: Iterable[Manifest], name: str) -> list[Manifest]:
+    """The pods as if they had no container of this name."""
+
+    def others(pod: Manifest) -> Manifest:
+        kinds = ("initContainerStatuses", "containerStatuses")
+        kept = {
+            kind: [
+                status for status in pod.get("status", {}).get(kind, []) if status["name"] != name
+            ]
+            for kind in kinds
+        }
+        return {**pod, "status": {**pod.get("status", {}), **kept}}
+
+    return [others(pod) for pod in pods]
+
+
 def blocked(pods: Iterable[Manifest]) -> Problem | None:
     """The Problem that keeps a pod from starting until a person acts, or None."""
     for pod in pods:
@@ -142,14 +169,14 @@ def terminations(pod: Manifest) -> Iterator[Termination]:
         for state in ("state", "lastState"):
             ended = status.get(state, {}).get("terminated")
             if ended:
-                text = ended.get("message", "")
-                yield Termination(
-                    status["name"],
-                    ended.get("exitCode", -1),
-                    ended.get("reason", ""),
-                    _parsed(text),
-                    text,
-                )
+                yield _termination(status["name"], ended)
+
+
+def _termination(name: str, ended: Manifest) -> Termination:
+    text = ended.get("message", "")
+    return Termination(
+        name, ended.get("exitCode", -1), ended.get("reason", ""), _parsed(text), text
+    )
 
 
 def _parsed(text: str) -> dict[str, Any]:

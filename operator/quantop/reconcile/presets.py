@@ -19,11 +19,14 @@ OF_WHAT_IT_SAYS = {
     Reason.FORMAT_NOT_SERVED,
     Reason.METHOD_NOT_SUPPORTED,
     Reason.NO_CANDIDATE_PASSES,
+    Reason.PERFORMANCE_BELOW_LIMIT,
+    Reason.PERFORMANCE_NOT_MEASURED,
     Reason.PRECISION_NOT_SUPPORTED,
     Reason.QUALITY_BELOW_LIMIT,
     Reason.QUALITY_NOT_MEASURED,
     Reason.QUANTIZER_NOT_FOUND,
     Reason.RUNTIME_NOT_FOUND,
+    Reason.SERVING_REQUIRED,
 }
 """Reasons whose messages name fields that a Preset may have filled in."""
 

@@ -15,7 +15,7 @@ from quantop.conditions import State
 from quantop.contract import PullTask, digest
 from quantop.reasons import ConditionType, Reason
 from quantop.reconcile import pods
-from quantop.reconcile.artifact import store_ref
+from quantop.reconcile.artifact import serving_access, store_ref
 from quantop.reconcile.choices import ChosenRuntime
 from quantop.reconcile.drift import contains, needs_apply, with_hash
 from quantop.reconcile.snapshot import Problem, Snapshot
@@ -60,11 +60,7 @@ def next_step(
     task = PullTask(
         store=store_ref(store), key=artifact.key, manifest_digest=artifact.manifest_digest
     )
-    access = serving.Access(
-        worker_image=snapshot.settings.worker_image,
-        service_account=store.service_account_name,
-        reader_secret=store.credentials.reader_secret_name if store.credentials else None,
-    )
+    access = serving_access(snapshot, store)
     deployment = serving.deployment(
         model, wanted, replicas, artifact, runtime.name, runtime.spec, task, access
     )

@@ -1,7 +1,9 @@
 """Everything that one pass over one object looks at, frozen."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from quantop.api.modelruntime import ModelRuntimeSpec
 from quantop.api.modelstore import ModelStoreSpec
@@ -18,6 +20,14 @@ class Capacity:
 
     memory: int
     disk: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node offers: its labels, and what pods may have of it, by resource name."""
+
+    labels: Mapping[str, str]
+    allocatable: Mapping[str, Decimal]
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,18 @@ class Snapshot:
     disruption_budget: Manifest | None = None
     autoscaler: Manifest | None = None
     peers: tuple[Peer, ...] = ()
-    capacity: Capacity | None = None
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """What the largest of the nodes can hold."""
+        if not self.nodes:
+            return None
+
+        def most(resource: str) -> int:
+            return max(math.ceil(n.allocatable.get(resource, Decimal(0))) for n in self.nodes)
+
+        return Capacity(memory=most("memory"), disk=most("ephemeral-storage"))
 
     @property
     def name(self) -> str:
