@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from quantop.contract import TaskReport
 from quantop_adapters import harness
 from quantop_adapters.harness import Accuracy, Tasks
 from quantop_adapters.refusal import RefusedError
@@ -185,10 +186,12 @@ def test_the_task_that_lost_the_most_comes_first() -> None:
         "metric": "acc",
         "samples": 100,
         "baselinePercent": 50,
-        "baselineStandardErrorPercent": 5,
+        "baselineErrorPercent": 5,
         "accuracyPercent": 38,
-        "standardErrorPercent": 4.88,
+        "errorPercent": 4.88,
     }
+    report = [TaskReport.model_validate(task) for task in found["tasks"]]
+    assert [task.baseline_error_percent for task in report] == [5, 5, 5], "publish reads the names"
     assert len(json.dumps(found["tasks"][0])) < 170, "eight of them go into 4096 bytes, with more"
 
 

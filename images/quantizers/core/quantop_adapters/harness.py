@@ -343,9 +343,9 @@ def compare(ours: Mapping[str, Accuracy], theirs: Mapping[str, Accuracy]) -> dic
             "metric": ours[name].metric,
             "samples": ours[name].samples,
             "baselinePercent": round(100 * ours[name].share, 3),
-            "baselineStandardErrorPercent": round(100 * ours[name].error, 3),
+            "baselineErrorPercent": round(100 * ours[name].error, 3),
             "accuracyPercent": round(100 * theirs[name].share, 3),
-            "standardErrorPercent": round(100 * theirs[name].error, 3),
+            "errorPercent": round(100 * theirs[name].error, 3),
         }
         for name in sorted(ours, key=lambda name: (theirs[name].share - ours[name].share, name))
     ]
