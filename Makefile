@@ -118,6 +118,7 @@ conformance: cluster ## Every way of every built-in Quantizer; ROW=openvino/INT4
 	@$(STEP) conformance $(INSIDE) pytest -q -s e2e/conformance --row=$(ROW)
 
 .PHONY: quality-bench
+quality-bench: export ALL := 1
 quality-bench: cluster ## Spoil artifacts in every way we know, and see that none passes the gate
 	@$(STEP) quality-bench $(INSIDE) python -m e2e.benchmarks quality
 

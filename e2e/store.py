@@ -95,8 +95,9 @@ def push_test_models(s3: "S3Client") -> int:
         ensure_bucket(s3, bucket)
     checkpoints = sorted(path.parent for path in MODELS.glob("*/config.json"))
     total = sum(push_checkpoint(s3, folder, SOURCES_BUCKET, folder.name) for folder in checkpoints)
-    for text in ("calibration.txt", "classification.jsonl", "evaluation.txt"):
+    for text in ("calibration.txt", "classification.jsonl", "evaluation.txt", "prompts.jsonl"):
         total += push_file(s3, MODELS / text, TEXTS_BUCKET, text)
+    total += push_checkpoint(s3, MODELS / "tasks", TEXTS_BUCKET, "tasks")
     return total
 
 

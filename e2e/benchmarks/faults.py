@@ -1,6 +1,6 @@
 """Make good artifacts and spoiled ones, evaluate each, and print what the evaluate stage said.
 
-    python faults.py MODELS_DIR WORK_DIR
+    python faults.py MODELS_DIR WORK_DIR FORMAT ...
 
 Runs where the toolchains are: `quality.py` brings it into a pod of their image, so it imports
 nothing of the project but the adapters. A spoiled artifact is a copy of a good one that one fault
@@ -20,11 +20,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quantop_adapters import byhand
+from quantop_adapters.stage import Calibration, Evaluation
 
+ENCODER, IR = "ONNXEncoder", "OpenVINO"
 EVALUATED_TOKENS = 4096
 PARALLEL = 2
 
@@ -67,7 +71,18 @@ def mlx(model: str, precision: str) -> Recipe:
     return Recipe(model, "mlx", "MLX", precision)
 
 
+def ir(model: str, precision: str) -> Recipe:
+    """A recipe of OpenVINO."""
+    return Recipe(model, "openvino", IR, precision)
+
+
+def encoder(model: str, precision: str, method: str = "", calibrated: bool = False) -> Recipe:
+    """A recipe of ONNX Runtime for models that read a text whole."""
+    return Recipe(model, "onnxruntime", ENCODER, precision, method, calibrated)
+
+
 MODELS = ("tiny-llama", "tiny-phi3")
+ENCODERS = ("tiny-bert", "tiny-bert-classifier")
 GOOD = [
     recipe
     for model in MODELS
@@ -84,12 +99,24 @@ GOOD = [
         *(compressed(model, "W4A16", each) for each in ("RTN", "GPTQ")),
         *(onnx(model, precision) for precision in ("FP32", "INT8", "INT4")),
         *(mlx(model, precision) for precision in ("8bit", "6bit", "4bit")),
+        *(ir(model, precision) for precision in ("FP32", "FP16", "INT8", "INT4")),
+    )
+] + [
+    recipe
+    for model in ENCODERS
+    for recipe in (
+        *(encoder(model, precision) for precision in ("FP32", "FP16", "INT8", "INT4")),
+        encoder(model, "INT8", "BlockWise"),
+        encoder(model, "INT8", "StaticA16MinMax", calibrated=True),
     )
 ]
 Q8_0, Q4_K_M, F16 = (gguf("tiny-llama", each) for each in ("Q8_0", "Q4_K_M", "F16"))
 W8A8, W4A16 = (compressed("tiny-llama", each, "GPTQ") for each in ("W8A8", "W4A16"))
 FP32, INT8, INT4 = (onnx("tiny-llama", each) for each in ("FP32", "INT8", "INT4"))
 MLX_8, MLX_4 = (mlx("tiny-llama", each) for each in ("8bit", "4bit"))
+IR_32, IR_8, IR_4 = (ir("tiny-llama", each) for each in ("FP32", "INT8", "INT4"))
+ENCODER_32, ENCODER_8, ENCODER_4 = (encoder("tiny-bert", each) for each in ("FP32", "INT8", "INT4"))
+CLASSIFIER_8, CLASSIFIER_4 = (encoder("tiny-bert-classifier", each) for each in ("INT8", "INT4"))
 
 
 class Workshop:
@@ -105,32 +132,20 @@ class Workshop:
 
     def stage(self, stage: str, recipe: Recipe, folder: Path) -> tuple[int, dict[str, Any]]:
         """Run a stage as the operator does; its exit status and termination message."""
-        environment = {
-            **os.environ,
-            "WORK_DIR": str(folder),
-            "SOURCE_DIR": str(self.models / recipe.model),
-            "MODEL_NAME": recipe.model,
-            "FORMAT": recipe.format,
-            "PRECISION": recipe.precision,
-            "METHOD": recipe.method,
-            "CALIBRATION_FILE": str(self.models / "calibration.txt") if recipe.calibrated else "",
-            "CALIBRATION_SAMPLES": "64",
-            "CALIBRATION_SEQUENCE_LENGTH": "256",
-            "EVALUATION_FILE": str(self.models / "evaluation.txt"),
-            "EVALUATION_MAX_TOKENS": str(EVALUATED_TOKENS),
-            "OMP_NUM_THREADS": "1",
-            "TERMINATION_MESSAGE_PATH": str(folder / "termination"),
-            **BANDS.get((recipe.format, recipe.precision), {}),
-        }
-        with (folder / f"{stage}.log").open("w") as log:
-            status = subprocess.run(
-                [sys.executable, "-m", f"quantop_adapters.{recipe.toolchain}", stage],
-                env=environment,
-                stdout=log,
-                stderr=log,
-            ).returncode
-        said = folder / "termination"
-        return status, json.loads(said.read_text()) if said.is_file() else {}
+        low, high = BANDS.get((recipe.format, recipe.precision), (None, None))
+        text = "classification.jsonl" if recipe.format == ENCODER else "evaluation.txt"
+        task = byhand.task_below(
+            folder,
+            self.models / recipe.model,
+            (recipe.format, recipe.precision, recipe.method),
+            calibration=Calibration(self.models / "calibration.txt", 64, 256)
+            if recipe.calibrated
+            else None,
+            evaluation=Evaluation(self.models / text, 256, EVALUATED_TOKENS),
+            bits_per_weight_min=low,
+            bits_per_weight_max=high,
+        )
+        return byhand.run(recipe.toolchain, stage, task)
 
     def make(self, recipe: Recipe) -> None:
         """Quantize.
@@ -486,13 +501,134 @@ def onnx_permute_rows(arrays: dict[str, Any]) -> None:
     arrays[name] = np.roll(arrays[name], 1, axis=0)
 
 
+def encoder_scales(value: float, position: int) -> Callable[[Path], None]:
+    """The scales of one of an encoder's matrices, of which each layer has six, set to a value."""
+
+    def change(arrays: dict[str, Any]) -> None:
+        names = [name for name in arrays if name.startswith("val_") and "_scale" in name]
+        arrays[names[position]].reshape(-1)[:] = value
+
+    return onnx_graph(change)
+
+
+def encoder_swap_layers(arrays: dict[str, Any]) -> None:
+    """Two layers that changed places: their matrices, in the order in which they are stored."""
+    parts = ("_quantized", "_Q4", "_scale", "_scales", "_zero_point", "_zero_points")
+    names = [name for name in arrays if name.startswith("val_") and name.endswith(parts)]
+    half = len(names) // 2
+    for name, other in zip(names[:half], names[half:], strict=True):
+        arrays[name], arrays[other] = arrays[other], arrays[name]
+
+
+def encoder_permute_rows(arrays: dict[str, Any]) -> None:
+    """A vocabulary permuted in the weights."""
+    for name in [name for name in arrays if "word_embeddings" in name and arrays[name].ndim > 1]:
+        arrays[name] = np.roll(arrays[name], 1, axis=0)
+
+
+def rotate_labels(artifact: Path) -> None:
+    """Every label has its neighbour's name, by which it is served."""
+    path = artifact / "config.json"
+    config = json.loads(path.read_text())
+    names = [config["id2label"][index] for index in sorted(config["id2label"], key=int)]
+    config["id2label"] = {str(index): name for index, name in enumerate(names[1:] + names[:1])}
+    path.write_text(json.dumps(config))
+
+
+# OpenVINO.
+
+
+def ir_operands(artifact: Path) -> list[tuple[str, list[Any]]]:
+    """The graph's weights: the largest part's name, and all parts, which can be written to; those
+    that are floats as such, and the others as bytes."""
+    from quantop_adapters import openvino
+
+    file = artifact / "openvino_model.bin"
+
+    def array(part: Any) -> Any:
+        kind = openvino.FLOATS.get(part.kind, "u1")
+        shape = part.size // np.dtype(kind).itemsize
+        return np.memmap(file, kind, "r+", part.offset, (shape,))
+
+    return [
+        (operand.parts[0].name, [array(part) for part in operand.parts])
+        for operand in openvino.operands(artifact)
+    ]
+
+
+def ir_parts(artifact: Path, *names: str) -> list[Any]:
+    """The parts of the first weight whose name holds all of these."""
+    return next(
+        parts for name, parts in ir_operands(artifact) if all(each in name for each in names)
+    )
+
+
+def ir_scales(value: float, *names: str) -> Callable[[Path], None]:
+    """All scales of one weight set to a value."""
+
+    def plant(artifact: Path) -> None:
+        scales = [part for part in ir_parts(artifact, *names)[1:] if part.dtype.kind == "f"]
+        assert scales, "it has scales"
+        for part in scales:
+            part[:] = value
+
+    return plant
+
+
+def ir_norm(artifact: Path) -> None:
+    """One number of a norm that is infinite."""
+    norms = (parts for _, parts in ir_operands(artifact) if len(parts) == 1)
+    next(parts[0] for parts in norms if parts[0].dtype.kind == "f")[3] = np.inf
+
+
+def ir_zero(artifact: Path) -> None:
+    """A layer's matrix of nothing but zero bytes."""
+    for part in ir_parts(artifact, "layers.0.", "down_proj"):
+        part[:] = 0
+
+
+def ir_swap_layers(artifact: Path) -> None:
+    """Two layers that changed places."""
+    operands = dict(ir_operands(artifact))
+    for name, parts in operands.items():
+        if "layers.0." in name:
+            for ours, theirs in zip(
+                parts, operands[name.replace("layers.0.", "layers.2.")], strict=True
+            ):
+                kept = ours.copy()
+                ours[:] = theirs
+                theirs[:] = kept
+
+
+def ir_permute_rows(artifact: Path) -> None:
+    """A vocabulary permuted in the weights: every embedding belongs to its neighbour."""
+    numbers = ir_parts(artifact, "embed_tokens")[0]
+    rows = numbers.reshape(2048, -1)
+    rows[:] = np.roll(rows, 1, axis=0)
+
+
+def ir_garble_tokenizer(artifact: Path) -> None:
+    """A graph of the tokenizer whose tokens are others: upper and lower case have changed."""
+    path = artifact / "openvino_tokenizer.bin"
+    path.write_bytes(path.read_bytes().swapcase())
+
+
+def ir_other_graph(other: Path) -> Callable[[Path], None]:
+    """A stale graph of an earlier run, beside the numbers of this one."""
+
+    def plant(artifact: Path) -> None:
+        shutil.copy(other / "openvino_model.xml", artifact)
+
+    return plant
+
+
 Fault = tuple[Recipe, str, Callable[[Path], None]]
 
 
 def faults(shop: Workshop) -> Iterator[Fault]:
     """Every artifact to spoil, the fault's name, and what plants it."""
     source = shop.models / "tiny-llama"
-    for recipe in (Q8_0, Q4_K_M, W8A8, W4A16, INT8, INT4, MLX_8, MLX_4):
+    for recipe in (Q8_0, Q4_K_M, W8A8, W4A16, INT8, INT4, MLX_8, MLX_4, IR_8, IR_4):
         yield recipe, "nothing written", write_nothing
         yield recipe, "truncated", truncate
         yield recipe, "garbled", garble
@@ -507,6 +643,11 @@ def faults(shop: Workshop) -> Iterator[Fault]:
         (INT4, INT8),
         (MLX_8, MLX_4),
         (MLX_4, MLX_8),
+        (IR_8, IR_4),
+        (IR_4, IR_8),
+        (ENCODER_8, ENCODER_4),
+        (ENCODER_4, ENCODER_8),
+        (CLASSIFIER_8, CLASSIFIER_4),
     ):
         yield recipe, "wrong precision behind the right name", replaced_by(shop.folder(other))
     for recipe in (Q8_0, Q4_K_M):
@@ -558,21 +699,56 @@ def faults(shop: Workshop) -> Iterator[Fault]:
         yield recipe, "two tokens swapped", swap_two_tokens
         yield recipe, "no tokenizer", without("tokenizer.json")
         yield recipe, "missing weights' file", without("model.onnx.data")
+    for recipe, other in ((IR_8, IR_4), (IR_4, IR_8)):
+        yield recipe, "unquantized weights", replaced_by(shop.folder(IR_32))
+        yield recipe, "zeroed scales", ir_scales(0, "layers.1.", "down_proj")
+        yield recipe, "NaN in scales", ir_scales(np.nan, "layers.1.", "down_proj")
+        yield recipe, "infinite number", ir_norm
+        yield recipe, "zeroed weights", ir_zero
+        yield recipe, "swapped layers", ir_swap_layers
+        yield recipe, "permuted vocabulary", ir_permute_rows
+        yield recipe, "another tokenizer", shift_tokens
+        yield recipe, "two tokens swapped", swap_two_tokens
+        yield recipe, "garbled tokenizer", ir_garble_tokenizer
+        yield recipe, "no tokenizer", without("openvino_tokenizer.xml", "openvino_tokenizer.bin")
+        yield recipe, "missing weights' file", without("openvino_model.bin")
+        yield recipe, "stale files of an earlier run", ir_other_graph(shop.folder(other))
+    for recipe in (ENCODER_8, ENCODER_4, CLASSIFIER_8):
+        yield recipe, "nothing written", write_nothing
+        yield recipe, "truncated", truncate
+        yield recipe, "garbled", garble
+        yield recipe, "zeroed scales", encoder_scales(0, 4)
+        yield recipe, "NaN in scales", encoder_scales(np.nan, 4)
+        yield recipe, "infinite number", onnx_fill(np.inf, "LayerNorm.weight", first=1)
+        yield recipe, "zeroed weights", encoder_scales(0, 3)
+        yield recipe, "swapped layers", onnx_graph(encoder_swap_layers)
+        yield recipe, "permuted vocabulary", onnx_graph(encoder_permute_rows)
+        yield recipe, "another tokenizer", shift_tokens
+        yield recipe, "two tokens swapped", swap_two_tokens
+        yield recipe, "no tokenizer", without("tokenizer.json")
+        yield recipe, "missing weights' file", without("model.onnx.data")
+        one, two = ENCODERS
+        model = two if recipe.model == one else one
+        yield (
+            recipe,
+            "another model's artifact",
+            replaced_by(shop.folder(replace(recipe, model=model))),
+        )
+    yield ENCODER_8, "unquantized weights", replaced_by(shop.folder(ENCODER_32))
+    yield CLASSIFIER_8, "rotated labels", rotate_labels
 
 
-BANDS: dict[tuple[str, str], dict[str, str]] = {}
+BANDS: dict[tuple[str, str], tuple[Decimal, Decimal]] = {}
 """The bits per weight that the chart promises, as the operator passes them on."""
 
 
 def main(arguments: list[str]) -> int:
     """Print a line for every artifact."""
-    models, work = (Path(each).resolve() for each in arguments)
+    models, work = (Path(each).resolve() for each in arguments[:2])
+    formats = arguments[2:]
     for key, band in json.loads(os.environ["BANDS"]).items():
         format_, _, precision = key.partition("/")
-        BANDS[format_, precision] = {
-            "BITS_PER_WEIGHT_MIN": band["min"],
-            "BITS_PER_WEIGHT_MAX": band["max"],
-        }
+        BANDS[format_, precision] = Decimal(band["min"]), Decimal(band["max"])
     shop = Workshop(models, work)
 
     def good(recipe: Recipe) -> dict[str, Any]:
@@ -580,9 +756,10 @@ def main(arguments: list[str]) -> int:
         return shop.judge(recipe, "", shop.folder(recipe).parent)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for found in pool.map(good, GOOD):
+        for found in pool.map(good, (each for each in GOOD if each.format in formats)):
             print(json.dumps(found), flush=True)
-        for found in pool.map(lambda fault: shop.spoil(*fault), faults(shop)):
+        wanted = (fault for fault in faults(shop) if fault[0].format in formats)
+        for found in pool.map(lambda fault: shop.spoil(*fault), wanted):
             print(json.dumps(found), flush=True)
     return 0
 

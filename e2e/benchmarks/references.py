@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantop_adapters import checkpoint, gguf_convert, llama_cpp, perplexity
+from quantop_adapters import answers, checkpoint, gguf_convert, harness, llama_cpp, perplexity
 from quantop_adapters.comparison import Comparison
 
 WINDOW = 256
@@ -61,6 +61,53 @@ def transformers_own(source: Path, windows: list[list[int]]) -> Iterator[dict[st
         "theirs": theirs,
         "who": "transformers",
     }
+
+
+def transformers_answers(source: Path, prompts: answers.Prompts) -> Iterator[dict[str, Any]]:
+    """How many prompts get the same answer by transformers' own generation, greedy, as by ours."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    score, ends = perplexity.transformers_scorer(source, "source"), answers.ends(source)
+    given = prompts.read(source)
+    same = 0
+    for ids in given:
+        with torch.inference_mode():
+            found = model.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=prompts.answer_tokens,
+            )
+        ours = list(answers.greedy(score, ids, prompts.answer_tokens, ends))
+        same += found[0, len(ids) :].tolist() == ours
+    yield {
+        "what": "answers of the source",
+        "ours": same,
+        "theirs": len(given),
+        "who": "transformers",
+    }
+
+
+def harness_accuracies(source: Path, tasks: harness.Tasks) -> Iterator[dict[str, Any]]:
+    """The accuracies that lm-evaluation-harness's own model of transformers has."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    model = HFLM(pretrained=str(source), device="cpu", dtype="float32", batch_size=1)
+    given = tasks.read()
+    score = perplexity.transformers_scorer(source, "source")
+    ours = harness.measure(given, tasks.most, score, source)
+    for task in given:
+        name, metric = task["task"], task["metric_list"][0]["metric"]
+        report = evaluate(model, {"tasks": {name: harness.make(task)}}, limit=tasks.most)
+        yield {
+            "what": "accuracy in tasks",
+            "ours": ours[name].share,
+            "theirs": harness.accuracy(report, name, metric).share,
+            "who": f"lm-evaluation-harness's hf ({name})",
+        }
 
 
 def llama_perplexity(source: Path, text: str, work: Path) -> Iterator[dict[str, Any]]:
@@ -123,7 +170,12 @@ def main(arguments: list[str]) -> int:
     text = perplexity.read_text(models / "evaluation.txt")
     ids = checkpoint.token_ids(source, text)
     windows = [list(window) for window in perplexity.windows(ids, WINDOW)[:WINDOWS]]
-    figures = [*transformers_own(source, windows), *llama_perplexity(source, text, work)]
+    figures = [
+        *transformers_own(source, windows),
+        *transformers_answers(source, answers.Prompts(models / "prompts.jsonl", 64, 32)),
+        *harness_accuracies(source, harness.Tasks(models / "tasks", 100)),
+        *llama_perplexity(source, text, work),
+    ]
     print("figures: " + json.dumps(figures), flush=True)
     return 0
 

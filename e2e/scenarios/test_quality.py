@@ -68,3 +68,34 @@ def test_the_report_is_a_page_in_the_store(team: Team, store: Store) -> None:
     assert status["artifact"]["manifestDigest"] in page
     assert status["artifact"]["precision"] in page
     assert "<svg" in page
+
+
+def test_answers_and_accuracies_are_compared(team: Team) -> None:
+    prompts = {"uri": text_uri("prompts.jsonl"), "answerTokens": 16}
+    tasks = {"uri": text_uri("tasks/"), "maxSamples": 40}
+    quality = {
+        "evaluation": {**EVALUATION, "prompts": prompts, "tasks": tasks},
+        "minAnswerAgreementPercent": 100,
+        "maxTaskAccuracyDropPoints": 100,
+        "onFailure": "Warn",
+    }
+    name = team.apply(quantized_model("answering", ("GGUF", "Q4_0"), quality=quality, serving=None))
+    model = team.ready(name)
+    measured = model["status"]["quality"]
+    assert measured["prompts"] == 24
+    same, prefix = (
+        Decimal(measured[figure])
+        for figure in ("answerAgreementPercent", "meanAnswerPrefixPercent")
+    )
+    assert 0 < same < prefix < 100, "it changes some answers, and none from the first token"
+    verified = conditions(model)["Verified"]
+    assert (verified["status"], verified["reason"]) == ("False", "QualityBelowLimit")
+    assert f"the same to {measured['answerAgreementPercent']} % of 24" in verified["message"]
+    assert "maxTaskAccuracyDropPoints" not in verified["message"], "that limit is kept"
+    assert {task["name"] for task in measured["tasks"]} == {"endings", "next-word"}
+    first, second = (
+        Decimal(task["baselinePercent"]) - Decimal(task["accuracyPercent"])
+        for task in measured["tasks"]
+    )
+    assert Decimal(measured["taskAccuracyDropPoints"]) == first >= second
+    assert all(task["samples"] == 40 for task in measured["tasks"])

@@ -39,6 +39,8 @@ INPUTS_DIR = WORK_DIR / "inputs"
 STATE_DIR = WORK_DIR / "state"
 CALIBRATION_FILE = INPUTS_DIR / "calibration"
 EVALUATION_FILE = INPUTS_DIR / "evaluation"
+PROMPTS_FILE = INPUTS_DIR / "prompts"
+TASKS_DIR = INPUTS_DIR / "tasks"
 QUALITY_FILE = STATE_DIR / "quality.json"
 QUANTIZE_DONE_FILE = STATE_DIR / "quantize.done"
 PUBLISHED_FILE = STATE_DIR / "published.json"
@@ -117,11 +119,27 @@ class CalibrationRef(TextRef):
     sequence_length: int
 
 
+class PromptsRef(TextRef):
+    """Prompts, how many of them are used, and how long an answer is at most."""
+
+    max_prompts: int
+    answer_tokens: int
+
+
+class TasksRef(TextRef):
+    """A folder of tasks, ``s3://BUCKET/PREFIX`` or ``pvc://CLAIM/PATH``, and how many documents of
+    each are used."""
+
+    max_samples: int
+
+
 class EvaluationRef(TextRef):
-    """Evaluation text and how much of it is used."""
+    """Evaluation text and how much of it is used; and what else is measured by."""
 
     sequence_length: int
     max_tokens: int
+    prompts: PromptsRef | None = None
+    tasks: TasksRef | None = None
 
 
 class Override(Message):
@@ -181,6 +199,8 @@ class ConversionTask(Message):
     """The artifact key that resolve computed; None for resolve itself."""
     source_identity: str | None = None
     """What resolve saw; None for resolve itself."""
+    max_mean_kl_divergence: Annotated[str | None, Field(alias="maxMeanKLDivergence")] = None
+    """The limit of the object that asks, to be drawn on the page; no part of what is asked for."""
 
 
 class PullTask(Message):
@@ -210,6 +230,18 @@ class DeleteTask(Message):
     referrer: Referrer
 
 
+class TaskReport(Message):
+    """The accuracies of source and artifact in one task."""
+
+    name: str
+    metric: str
+    samples: int
+    baseline_percent: float
+    baseline_error_percent: float
+    accuracy_percent: float
+    error_percent: float
+
+
 class QualityReport(Message):
     """What was measured, in short."""
 
@@ -226,6 +258,11 @@ class QualityReport(Message):
     label_agreement_percent: float | None = None
     baseline_accuracy_percent: float | None = None
     accuracy_percent: float | None = None
+    answer_agreement_percent: float | None = None
+    mean_answer_prefix_percent: float | None = None
+    prompts: int = 0
+    task_accuracy_drop_points: float | None = None
+    tasks: tuple[TaskReport, ...] = ()
     texts: int = 0
     tokens: int = 0
     bits_per_weight: float

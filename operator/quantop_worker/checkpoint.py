@@ -44,7 +44,7 @@ def inspect(source: Source, architectures: Sequence[str], max_bytes: int) -> Che
 
     Raises RefusedError with the reason SourceNotFound, InvalidSource, PathEscapeRefused,
     RemoteCodeRefused, UnsupportedArchitecture, PickleRefused or SourceTooLarge."""
-    listed = _visible(source)
+    listed = visible(source)
     config = _read_object(source, listed, CONFIG, CONFIG_LIMIT_BYTES)
     architecture = _architecture(source, config, architectures)
     shards = _shards(source, listed)
@@ -64,19 +64,22 @@ def inspect(source: Source, architectures: Sequence[str], max_bytes: int) -> Che
     return Checkpoint(source.identity(files), files, size, architecture)
 
 
-def _visible(source: Source) -> dict[str, SourceFile]:
+def visible(source: Source) -> dict[str, SourceFile]:
+    """What a folder holds, by its path; without hidden files. Raises RefusedError
+    PathEscapeRefused, the folder's own reason when it is empty, or InvalidSource."""
     files = source.files()
     for file in files:
         _check_path(source, file.path)
-    visible = {file.path: file for file in files if not _hidden(file.path)}
-    if not visible:
+    shown = {file.path: file for file in files if not _hidden(file.path)}
+    purpose = source.purpose
+    if not shown:
         raise RefusedError(
-            "SourceNotFound",
-            f"{FIELD} is {source.uri}, where there are no files: correct the address.",
+            purpose.missing,
+            f"{purpose.field} is {source.uri}, where there are no files: correct the address.",
         )
-    if len(visible) > FILES_LIMIT:
-        raise _invalid(source, f"has {len(visible)} files: name the folder of one checkpoint")
-    return visible
+    if len(shown) > FILES_LIMIT:
+        raise _invalid(source, f"has {len(shown)} files: name a folder with less in it")
+    return shown
 
 
 def _check_path(source: Source, path: str) -> None:
@@ -85,8 +88,8 @@ def _check_path(source: Source, path: str) -> None:
     if not plain or any(part in ("", ".", "..") for part in parts):
         raise RefusedError(
             "PathEscapeRefused",
-            f"{FIELD} is {source.uri}, which has a file named {path[:80]!r}: names must stay "
-            f"inside the checkpoint and be printable.",
+            f"{source.purpose.field} is {source.uri}, which has a file named {path[:80]!r}: names "
+            f"must stay inside the folder and be printable.",
         )
 
 
@@ -248,7 +251,7 @@ def _broken(source: Source, file: SourceFile, what: str) -> RefusedError:
 
 
 def _invalid(source: Source, what: str) -> RefusedError:
-    return RefusedError("InvalidSource", f"{FIELD} is {source.uri}, which {what}.")
+    return RefusedError("InvalidSource", f"{source.purpose.field} is {source.uri}, which {what}.")
 
 
 def _some(names: Iterable[str], limit: int = 3) -> str:

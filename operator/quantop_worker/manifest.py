@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from pydantic import ValidationError
-from quantop.contract import ConversionTask, Message, QualityReport, Recipe, digest
+from quantop.contract import EvaluationRef, Message, QualityReport, Recipe, digest
 
 from quantop_worker.digests import FileRecord, files_digest
 from quantop_worker.errors import RefusedError
@@ -49,16 +49,41 @@ class CalibrationRecord(TextRecord):
     sequence_length: int
 
 
+class PromptsRecord(TextRecord):
+    """Prompts, how many of them were used, and how long an answer was at most."""
+
+    max_prompts: int
+    answer_tokens: int
+
+
+class TasksRecord(Message):
+    """A folder of tasks as fetch found it, and how many documents of each were used."""
+
+    uri: str
+    identity: str
+    size: int
+    digest: str
+    """Over all files: digests.files_digest."""
+    max_samples: int
+
+
 class EvaluationRecord(TextRecord):
-    """Evaluation text and how much of it was used."""
+    """Evaluation text and how much of it was used; and what else was measured by."""
 
     sequence_length: int
     max_tokens: int
+    prompts: PromptsRecord | None = None
+    tasks: TasksRecord | None = None
 
     @property
     def id(self) -> str:
-        """Names the text and how much of it is scored."""
-        return _evaluation_id(self.identity, self.sequence_length, self.max_tokens)
+        """Names what is measured by: the texts and tasks, and how much of them is used."""
+        return evaluation_id(
+            self,
+            self.identity,
+            self.prompts.identity if self.prompts else None,
+            self.tasks.identity if self.tasks else None,
+        )
 
 
 class FetchRecord(Message):
@@ -131,17 +156,27 @@ class Measurement(Message):
     report: MeasuredQuality
 
 
-def evaluation_id(task: ConversionTask, identity: str | None) -> str | None:
-    """Names a text and how much of it is scored; None when nothing is to be scored."""
-    if task.evaluation is None:
-        return None
-    return _evaluation_id(identity, task.evaluation.sequence_length, task.evaluation.max_tokens)
-
-
-def _evaluation_id(identity: str | None, sequence_length: int, max_tokens: int) -> str:
-    return digest(
-        {"identity": identity, "sequenceLength": sequence_length, "maxTokens": max_tokens}
-    )
+def evaluation_id(
+    evaluation: EvaluationRef | EvaluationRecord,
+    identity: str,
+    prompts: str | None,
+    tasks: str | None,
+) -> str:
+    """Names what is measured by, with the identities of text, prompts and tasks."""
+    named: dict[str, Any] = {
+        "identity": identity,
+        "sequenceLength": evaluation.sequence_length,
+        "maxTokens": evaluation.max_tokens,
+    }
+    if asked := evaluation.prompts:
+        named["prompts"] = {
+            "identity": prompts,
+            "maxPrompts": asked.max_prompts,
+            "answerTokens": asked.answer_tokens,
+        }
+    if given := evaluation.tasks:
+        named["tasks"] = {"identity": tasks, "maxSamples": given.max_samples}
+    return digest(named)
 
 
 def coverage_of(report: MeasuredQuality) -> Coverage:

@@ -18,11 +18,14 @@ from quantop_worker.manifest import (
     Manifest,
     MeasuredQuality,
     Measurement,
+    PromptsRecord,
     SourceRecord,
     StoredQuality,
+    TasksRecord,
+    TextRecord,
 )
 from quantop_worker.markup import Markup, element, join
-from quantop_worker.plot import Point, plot, size_text
+from quantop_worker.plot import Limit, Point, plot, size_text
 from quantop_worker.store import Published
 
 WINDOWS_V1 = "windows-v1"
@@ -50,6 +53,15 @@ DIVERGENCE = (
     "source's, over the vocabulary: the sum of p times (ln p less ln q)"
 )
 AGREEMENT = "share of the positions at which both think the same token most likely"
+ANSWERS = (
+    "share of the prompts that both go on from with the same tokens, each the most likely one, to "
+    "the end of the text or to the longest answer that is compared"
+)
+ACCURACY = (
+    "share of {samples} documents that are answered right by {metric}, with its standard error, by "
+    "lm-evaluation-harness through each engine; in percent"
+)
+PREFIX = "tokens before the first that differs, over those of the longer answer: the mean"
 BITS = (
     "bits of all tensors, scales and zero points counted, over the number of weights; counted from "
     "the artifact's own files"
@@ -79,14 +91,23 @@ svg { width: 100%; height: auto; }
 svg text { fill: currentColor; font-size: 12px; }
 svg .grid { stroke: var(--faint); }
 svg circle { stroke: currentColor; fill: none; stroke-width: 1.5; }
+svg .limit { stroke: currentColor; stroke-dasharray: 6 4; }
+svg .beyond circle { stroke-dasharray: 3 2; }
 svg .this circle { stroke: none; fill: var(--this); }
+svg .beyond.this circle { stroke: var(--this); fill: none; }
 svg .this text { fill: var(--this); font-weight: bold; }
 </style>
 """
 )
 
 
-def page(uri: str, published: Published, peers: Sequence[Measurement], written: str) -> str:
+def page(
+    uri: str,
+    published: Published,
+    peers: Sequence[Measurement],
+    written: str,
+    limit: Limit | None = None,
+) -> str:
     """The whole page.
 
     Args:
@@ -94,6 +115,7 @@ def page(uri: str, published: Published, peers: Sequence[Measurement], written: 
         published: the artifact, with its quality.
         peers: the source's other artifacts that were measured on the same text.
         written: the time, for people.
+        limit: that of the object that had the page written.
     """
     manifest, quality = published.manifest, published.quality
     assert quality is not None
@@ -108,7 +130,7 @@ def page(uri: str, published: Published, peers: Sequence[Measurement], written: 
         "body",
         element("h1", title),
         _figures(manifest, quality.report),
-        _comparison(own, peers),
+        _comparison(own, peers, limit),
         _measured(quality.report, quality.evaluation),
         _made(uri, published),
         _commands(uri, manifest, quality),
@@ -157,6 +179,21 @@ def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
         ),
         ("scored positions", "", str(report.tokens), "tokens that were predicted"),
     ]
+    if report.answer_agreement_percent is not None:
+        rows += [
+            ("answer agreement, %", "", _number(report.answer_agreement_percent, 3), ANSWERS),
+            ("mean prefix, %", "", _number(report.mean_answer_prefix_percent, 3), PREFIX),
+            ("prompts", "", str(report.prompts), "texts or conversations that were answered"),
+        ]
+    rows += [
+        (
+            f"accuracy in {task.name}",
+            f"{task.baseline_percent:.3f} ± {task.baseline_error_percent:.3f}",
+            f"{task.accuracy_percent:.3f} ± {task.error_percent:.3f}",
+            ACCURACY.format(samples=task.samples, metric=task.metric),
+        )
+        for task in report.tasks
+    ]
     others = (
         ("mean cosine similarity", None, report.mean_cosine_similarity, 6),
         ("1st percentile of it", None, report.p1_cosine_similarity, 6),
@@ -176,7 +213,7 @@ def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
     )
 
 
-def _comparison(own: Measurement, peers: Sequence[Measurement]) -> Markup:
+def _comparison(own: Measurement, peers: Sequence[Measurement], limit: Limit | None) -> Markup:
     """This artifact among the source's others."""
     measurements = sorted([own, *peers], key=lambda each: (each.size_bytes, each.key))
     points = [
@@ -223,9 +260,19 @@ def _comparison(own: Measurement, peers: Sequence[Measurement]) -> Markup:
             "All artifacts of this source that the store had when this page was written and that "
             "were measured on the same text; this one is marked. The limits of spec.quality belong "
             "to each QuantizedModel: its status says which of these it may serve.",
+            _drawn(limit) if limit and points else "",
         ),
-        plot(points) if points else element("p", "No divergence was measured: nothing to draw."),
+        plot(points, limit)
+        if points
+        else element("p", "No divergence was measured: nothing to draw."),
         _table_of(heads, rows),
+    )
+
+
+def _drawn(limit: Limit) -> str:
+    return (
+        f" The dashed line is the maxMeanKLDivergence of {limit.owner}, {limit.divergence:g} nats, "
+        "as it was then; what is above it is hollow and dashed, and is not rolled out there."
     )
 
 
@@ -243,9 +290,33 @@ def _measured(report: MeasuredQuality, text: EvaluationRecord) -> Markup:
         ("its size", f"{text.size} bytes"),
         ("window", f"{text.sequence_length} tokens"),
         ("at most", f"{text.max_tokens} tokens"),
+        *_prompts(text.prompts),
+        *_tasks(text.tasks),
         ("measured by", _tool(report)),
     ]
     return join(element("h2", "How it was measured"), steps, _facts(rows))
+
+
+def _prompts(prompts: PromptsRecord | None) -> list[tuple[str, str]]:
+    if prompts is None:
+        return []
+    return [
+        ("prompts", prompts.uri),
+        ("their identity", prompts.identity),
+        ("their sha256", prompts.sha256),
+        ("at most", f"{prompts.max_prompts} prompts, answers of {prompts.answer_tokens} tokens"),
+    ]
+
+
+def _tasks(tasks: TasksRecord | None) -> list[tuple[str, str]]:
+    if tasks is None:
+        return []
+    return [
+        ("tasks", tasks.uri),
+        ("their identity", tasks.identity),
+        ("digest of their files", tasks.digest),
+        ("at most", f"{tasks.max_samples} documents of each"),
+    ]
 
 
 def _made(uri: str, published: Published) -> Markup:
@@ -313,6 +384,17 @@ def apply_command(manifest: Manifest, text: EvaluationRecord) -> str:
             }
         },
     }
+    if text.prompts:
+        spec["quality"]["evaluation"]["prompts"] = {
+            "uri": text.prompts.uri,
+            "maxPrompts": text.prompts.max_prompts,
+            "answerTokens": text.prompts.answer_tokens,
+        }
+    if text.tasks:
+        spec["quality"]["evaluation"]["tasks"] = {
+            "uri": text.tasks.uri,
+            "maxSamples": text.tasks.max_samples,
+        }
     if manifest.calibration:
         spec["quantization"]["calibration"] = {
             "uri": manifest.calibration.uri,
@@ -335,7 +417,9 @@ def evaluate_commands(uri: str, manifest: Manifest, text: EvaluationRecord) -> s
     lines = [
         "mkdir -p work/source work/inputs work/state",
         *_source_commands(manifest.source),
-        *_text_commands(text),
+        *_text_commands(text, "evaluation"),
+        *(_text_commands(text.prompts, "prompts") if text.prompts else ()),
+        *(_text_commands(text.tasks, "tasks", "--recursive") if text.tasks else ()),
         *(
             _command("aws", "s3", "cp", f"{uri}/{file.object}", f"work/artifact/{file.path}")
             for file in manifest.files
@@ -362,10 +446,10 @@ def _source_commands(source: SourceRecord) -> list[str]:
     return ["# Copy the source's files into work/source."]
 
 
-def _text_commands(text: EvaluationRecord) -> list[str]:
+def _text_commands(text: TextRecord | TasksRecord, name: str, *options: str) -> list[str]:
     if text.uri.startswith("s3://"):
-        return [_command("aws", "s3", "cp", text.uri, "work/inputs/evaluation")]
-    return ["# Copy the evaluation text to work/inputs/evaluation."]
+        return [_command("aws", "s3", "cp", *options, text.uri, f"work/inputs/{name}")]
+    return [f"# Copy what is given for {name} to work/inputs/{name}."]
 
 
 def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, str | int]]:
@@ -384,11 +468,32 @@ def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, st
         ("EVALUATION_FILE", "/work/inputs/evaluation"),
         ("EVALUATION_SEQUENCE_LENGTH", text.sequence_length),
         ("EVALUATION_MAX_TOKENS", text.max_tokens),
+        *_prompts_variables(text.prompts),
+        *_tasks_variables(text.tasks),
     )
 
 
 def _overrides(recipe: Recipe) -> list[dict[str, str]]:
     return [override.model_dump() for override in recipe.overrides]
+
+
+def _tasks_variables(tasks: TasksRecord | None) -> list[tuple[str, str | int]]:
+    if tasks is None:
+        return []
+    return [
+        ("EVALUATION_TASKS_DIR", "/work/inputs/tasks"),
+        ("EVALUATION_MAX_SAMPLES", tasks.max_samples),
+    ]
+
+
+def _prompts_variables(prompts: PromptsRecord | None) -> list[tuple[str, str | int]]:
+    if prompts is None:
+        return []
+    return [
+        ("EVALUATION_PROMPTS_FILE", "/work/inputs/prompts"),
+        ("EVALUATION_MAX_PROMPTS", prompts.max_prompts),
+        ("EVALUATION_ANSWER_TOKENS", prompts.answer_tokens),
+    ]
 
 
 def _command(*words: str) -> str:

@@ -24,9 +24,19 @@ class Point:
     is_this: bool = False
 
 
-def plot(points: Sequence[Point]) -> Markup:
-    """Sizes along the first axis, from 0; divergences up the second, in powers of ten."""
-    values = [max(point.divergence, LEAST) for point in points]
+@dataclass(frozen=True)
+class Limit:
+    """The most divergence, in nats, that an object, NAMESPACE/NAME, allows."""
+
+    owner: str
+    divergence: float
+
+
+def plot(points: Sequence[Point], limit: Limit | None = None) -> Markup:
+    """Sizes along the first axis, from 0; divergences up the second, in powers of ten. What is
+    beyond the limit is told from the rest."""
+    drawn_at = [point.divergence for point in points] + ([limit.divergence] if limit else [])
+    values = [max(each, LEAST) for each in drawn_at]
     low = math.floor(math.log10(min(values)))
     high = max(low + 1, math.ceil(math.log10(max(values))))
     step = _step(max(1, *(point.size_bytes for point in points)))
@@ -45,7 +55,16 @@ def plot(points: Sequence[Point]) -> Markup:
     ]
     # This artifact's comes last, on top of the others.
     drawn = sorted(points, key=lambda point: point.is_this)
-    marks = [_mark(point, x(point.size_bytes), y(point.divergence)) for point in drawn]
+    marks = [
+        _mark(
+            point,
+            x(point.size_bytes),
+            y(point.divergence),
+            is_beyond=limit is not None and point.divergence > limit.divergence,
+        )
+        for point in drawn
+    ]
+    lines = [_limit(limit, y(limit.divergence))] if limit else []
     middle = (LEFT + WIDTH - RIGHT) / 2
     return element(
         "svg",
@@ -57,6 +76,7 @@ def plot(points: Sequence[Point]) -> Markup:
             text_anchor="middle",
         ),
         *grid,
+        *lines,
         *marks,
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
@@ -96,15 +116,30 @@ def _horizontal(at: float, label: str) -> Markup:
     )
 
 
-def _mark(point: Point, x: float, y: float) -> Markup:
+def _limit(limit: Limit, at: float) -> Markup:
+    return join(
+        element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="limit"),
+        element("text", f"limit of {limit.owner}", x=LEFT + 8, y=at - 6),
+    )
+
+
+def _mark(point: Point, x: float, y: float, *, is_beyond: bool) -> Markup:
     said = f"{point.label}: {size_text(point.size_bytes)}, {point.divergence:.6f} nats"
+    if is_beyond:
+        said += ", beyond the limit"
+    classes = "beyond" if is_beyond else "within"
     if point.is_this:
         # To the left: what is close by is further down and to the right, or up and to the left.
         label = element("text", point.label, x=x - 12, y=y + 4, text_anchor="end")
-        return element("g", _title(said), _circle(x, y, 7), label, class_="this")
-    return element(
-        "g", _title(said), _circle(x, y, 5), element("text", point.label, x=x + 9, y=y + 4)
-    )
+        return element(
+            "g",
+            _title(said),
+            _circle(x, y, 7),
+            label,
+            class_="beyond this" if is_beyond else "this",
+        )
+    label = element("text", point.label, x=x + 9, y=y + 4)
+    return element("g", _title(said), _circle(x, y, 5), label, class_=classes)
 
 
 def _title(said: str) -> Markup:

@@ -2,12 +2,15 @@
 
 import time
 
+from quantop.contract import ConversionTask
+
 from quantop_worker.page import page
+from quantop_worker.plot import Limit
 from quantop_worker.provenance import timestamp
 from quantop_worker.store import Artifact, Published
 
 
-def write_report(artifact: Artifact, published: Published) -> None:
+def write_report(artifact: Artifact, published: Published, task: ConversionTask) -> None:
     """List the measurement, and write the page about it anew; nothing where none was asked for.
 
     The artifact must be referred to, or a deletion could leave the one without the other. All of
@@ -18,4 +21,13 @@ def write_report(artifact: Artifact, published: Published) -> None:
         return
     artifact.put_measurement(published.manifest, quality)
     peers = artifact.peers(published.manifest, quality)
-    artifact.put_page(quality, page(artifact.uri, published, peers, timestamp(time.time())))
+    written = timestamp(time.time())
+    artifact.put_page(quality, page(artifact.uri, published, peers, written, limit_of(task)))
+
+
+def limit_of(task: ConversionTask) -> Limit | None:
+    """The limit that the object that asks has on what the plot shows, if any."""
+    if task.max_mean_kl_divergence is None:
+        return None
+    owner = f"{task.referrer.namespace}/{task.referrer.name}"
+    return Limit(owner, float(task.max_mean_kl_divergence))

@@ -1,25 +1,31 @@
-"""Calibration and evaluation texts: ``s3://BUCKET/KEY`` at the store's endpoint, ``pvc://...``."""
+"""Calibration and evaluation texts, prompts, and folders of tasks: ``s3://BUCKET/KEY`` at the
+store's endpoint, ``pvc://...``."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from quantop.contract import (
-    CalibrationRef,
-    ConversionTask,
-    EvaluationRef,
-    Referrer,
-    StoreRef,
-    digest,
-)
+from quantop.contract import ConversionTask, Referrer, StoreRef, TextRef, digest
 
-from quantop_worker.digests import FileRecord, ignore
+from quantop_worker.checkpoint import visible
+from quantop_worker.digests import FileRecord, files_digest, ignore
 from quantop_worker.errors import RefusedError
-from quantop_worker.manifest import CalibrationRecord, EvaluationRecord, TextRecord
+from quantop_worker.manifest import (
+    CalibrationRecord,
+    EvaluationRecord,
+    PromptsRecord,
+    TasksRecord,
+    TextRecord,
+    evaluation_id,
+)
 from quantop_worker.s3 import CHUNK_BYTES, Bucket, Place, PreconditionFailedError, store_connection
-from quantop_worker.sources.pvc import claim_path
+from quantop_worker.sources.base import Purpose, Source, SourceFile
+from quantop_worker.sources.pvc import PvcSource, claim_path
+from quantop_worker.sources.s3 import STORE_CREDENTIALS, S3Source
 from quantop_worker.transfer import Download, download
+from quantop_worker.workspace import Workspace
 
 LIMIT_BYTES = 1 << 30
 
@@ -36,16 +42,10 @@ class Text(Protocol):
         """The bytes ``start`` to ``stop`` (exclusive)."""
 
 
-@dataclass(frozen=True)
-class Purpose:
-    """What a text is for, and how that is called."""
-
-    field: str
-    missing: str
-
-
 CALIBRATION = Purpose("spec.quantization.calibration.uri", "CalibrationNotFound")
 EVALUATION = Purpose("spec.quality.evaluation.uri", "EvaluationNotFound")
+PROMPTS = Purpose("spec.quality.evaluation.prompts.uri", "PromptsNotFound")
+TASKS = Purpose("spec.quality.evaluation.tasks.uri", "TasksNotFound")
 
 
 class StoredText:
@@ -60,7 +60,7 @@ class StoredText:
             Place(
                 title="the store",
                 field=purpose.field,
-                credentials="texts are read with the store's keys, which must be allowed to",
+                credentials=STORE_CREDENTIALS,
                 missing=purpose.missing,
             ),
         )
@@ -91,7 +91,7 @@ class ClaimedText:
     def __init__(self, uri: str, location: str, referrer: Referrer, purpose: Purpose) -> None:
         self._owner = [referrer.cluster, referrer.namespace]
         self._location = location
-        self._path = claim_path(uri, location, purpose.field, purpose.missing)
+        self._path = claim_path(uri, location, purpose)
         if not self._path.is_file():
             raise RefusedError(
                 purpose.missing, f"{purpose.field} is {uri}, but the claim has no such file."
@@ -114,55 +114,133 @@ class ClaimedText:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """The texts of a task and their identities."""
+class Folder:
+    """A folder somewhere, and what is in it."""
 
+    source: Source
+    files: tuple[SourceFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def identity(self) -> str:
+        """The cheap immutable name of the files' content."""
+        return self.source.identity(self.files)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a task, and the folder of tasks."""
+
+    task: ConversionTask
     calibration: Text | None
-    calibration_identity: str | None
     evaluation: Text | None
-    evaluation_identity: str | None
+    prompts: Text | None
+    tasks: Folder | None
+
+    @property
+    def calibration_identity(self) -> str | None:
+        """None when the task has no calibration text."""
+        return self.calibration.identity() if self.calibration else None
+
+    @property
+    def evaluation_id(self) -> str | None:
+        """Names what is measured by; None when only what needs no text is."""
+        if self.task.evaluation is None or self.evaluation is None:
+            return None
+        return evaluation_id(
+            self.task.evaluation,
+            self.evaluation.identity(),
+            self.prompts.identity() if self.prompts else None,
+            self.tasks.identity() if self.tasks else None,
+        )
+
+    def fetch_calibration(self, workspace: Workspace) -> CalibrationRecord | None:
+        """Write the calibration text where it belongs; None when there is none."""
+        ref = self.task.calibration
+        if ref is None or self.calibration is None:
+            return None
+        record = _fetch(ref, self.calibration, workspace.calibration_file, CALIBRATION)
+        return CalibrationRecord(
+            **record.model_dump(), samples=ref.samples, sequence_length=ref.sequence_length
+        )
+
+    def fetch_evaluation(self, workspace: Workspace) -> EvaluationRecord | None:
+        """Write evaluation text, prompts and tasks where they belong; None when there is no
+        text."""
+        ref = self.task.evaluation
+        if ref is None or self.evaluation is None:
+            return None
+        record = _fetch(ref, self.evaluation, workspace.evaluation_file, EVALUATION)
+        return EvaluationRecord(
+            **record.model_dump(),
+            sequence_length=ref.sequence_length,
+            max_tokens=ref.max_tokens,
+            prompts=self._fetch_prompts(workspace),
+            tasks=self._fetch_tasks(workspace),
+        )
+
+    def _fetch_prompts(self, workspace: Workspace) -> PromptsRecord | None:
+        ref = self.task.evaluation.prompts if self.task.evaluation else None
+        if ref is None or self.prompts is None:
+            return None
+        record = _fetch(ref, self.prompts, workspace.prompts_file, PROMPTS)
+        return PromptsRecord(
+            **record.model_dump(), max_prompts=ref.max_prompts, answer_tokens=ref.answer_tokens
+        )
+
+    def _fetch_tasks(self, workspace: Workspace) -> TasksRecord | None:
+        ref = self.task.evaluation.tasks if self.task.evaluation else None
+        if ref is None or self.tasks is None:
+            return None
+        # Every file in it counts: none may be left of an earlier attempt.
+        shutil.rmtree(workspace.tasks, ignore_errors=True)
+        records: list[FileRecord] = []
+        folder = self.tasks
+        folder.source.download(folder.files, workspace.tasks, records.append, ignore)
+        return TasksRecord(
+            uri=ref.uri,
+            identity=folder.identity(),
+            size=folder.size,
+            digest=files_digest(records),
+            max_samples=ref.max_samples,
+        )
 
 
 def open_texts(task: ConversionTask) -> Texts:
-    """Find the texts of a task. Raises RefusedError CalibrationNotFound, EvaluationNotFound,
-    InvalidSource or PathEscapeRefused."""
-    calibration = _open(task, task.calibration, CALIBRATION)
-    evaluation = _open(task, task.evaluation, EVALUATION)
+    """Find the texts of a task, and the folder of tasks. Raises RefusedError CalibrationNotFound,
+    EvaluationNotFound, PromptsNotFound, TasksNotFound, InvalidSource or PathEscapeRefused."""
+    prompts = task.evaluation.prompts if task.evaluation else None
+    tasks = task.evaluation.tasks if task.evaluation else None
     return Texts(
-        calibration,
-        calibration.identity() if calibration else None,
-        evaluation,
-        evaluation.identity() if evaluation else None,
+        task,
+        _open(task, task.calibration, CALIBRATION),
+        _open(task, task.evaluation, EVALUATION),
+        _open(task, prompts, PROMPTS),
+        _open_folder(task, tasks, TASKS),
     )
 
 
-def fetch_calibration(task: ConversionTask, texts: Texts, target: Path) -> CalibrationRecord | None:
-    """Write the calibration text to ``target``; None when the task has none."""
-    if task.calibration is None or texts.calibration is None:
+def _open_folder(task: ConversionTask, ref: TextRef | None, purpose: Purpose) -> Folder | None:
+    if ref is None:
         return None
-    record = _fetch(task.calibration.uri, texts.calibration, target, CALIBRATION)
-    return CalibrationRecord(
-        **record.model_dump(),
-        samples=task.calibration.samples,
-        sequence_length=task.calibration.sequence_length,
-    )
+    scheme, _, location = ref.uri.partition("://")
+    source: Source
+    match scheme:
+        case "s3":
+            source = S3Source(ref.uri, location, task.store, purpose)
+        case "pvc":
+            source = PvcSource(ref.uri, location, task.referrer, purpose)
+        case _:
+            raise _unreadable(ref, purpose)
+    folder = Folder(source, tuple(visible(source).values()))
+    _check_size(ref, folder.size, purpose)
+    return folder
 
 
-def fetch_evaluation(task: ConversionTask, texts: Texts, target: Path) -> EvaluationRecord | None:
-    """Write the evaluation text to ``target``; None when the task has none."""
-    if task.evaluation is None or texts.evaluation is None:
-        return None
-    record = _fetch(task.evaluation.uri, texts.evaluation, target, EVALUATION)
-    return EvaluationRecord(
-        **record.model_dump(),
-        sequence_length=task.evaluation.sequence_length,
-        max_tokens=task.evaluation.max_tokens,
-    )
-
-
-def _open(
-    task: ConversionTask, ref: CalibrationRef | EvaluationRef | None, purpose: Purpose
-) -> Text | None:
+def _open(task: ConversionTask, ref: TextRef | None, purpose: Purpose) -> Text | None:
     if ref is None:
         return None
     scheme, _, location = ref.uri.partition("://")
@@ -173,29 +251,36 @@ def _open(
         case "pvc":
             text = ClaimedText(ref.uri, location, task.referrer, purpose)
         case _:
-            raise RefusedError(
-                "InvalidSource",
-                f"{purpose.field} is {ref.uri}: it must be an s3:// or pvc:// uri.",
-            )
-    if not 0 < text.size <= LIMIT_BYTES:
-        raise RefusedError(
-            "InvalidSource",
-            f"{purpose.field} is {ref.uri}, which has {text.size} bytes: a text has 1 to "
-            f"{LIMIT_BYTES}.",
-        )
+            raise _unreadable(ref, purpose)
+    _check_size(ref, text.size, purpose)
     return text
 
 
-def _fetch(uri: str, text: Text, target: Path, purpose: Purpose) -> TextRecord:
+def _unreadable(ref: TextRef, purpose: Purpose) -> RefusedError:
+    return RefusedError(
+        "InvalidSource", f"{purpose.field} is {ref.uri}: it must be an s3:// or pvc:// uri."
+    )
+
+
+def _check_size(ref: TextRef, size: int, purpose: Purpose) -> None:
+    if not 0 < size <= LIMIT_BYTES:
+        raise RefusedError(
+            "InvalidSource",
+            f"{purpose.field} is {ref.uri}, which has {size} bytes: it may have 1 to "
+            f"{LIMIT_BYTES}.",
+        )
+
+
+def _fetch(ref: TextRef, text: Text, target: Path, purpose: Purpose) -> TextRecord:
     records: list[FileRecord] = []
     name = target.name
     download([Download(name, text.size, text.stream, target)], records.append, ignore)
     if not _is_utf8(target):
         raise RefusedError(
-            "InvalidSource", f"{purpose.field} is {uri}, which is no UTF-8 text: convert it."
+            "InvalidSource", f"{purpose.field} is {ref.uri}, which is no UTF-8 text: convert it."
         )
     return TextRecord(
-        uri=uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
+        uri=ref.uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
     )
 
 

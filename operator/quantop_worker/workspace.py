@@ -52,6 +52,16 @@ class Workspace:
         return self._at(contract.EVALUATION_FILE)
 
     @property
+    def prompts_file(self) -> Path:
+        """The prompts."""
+        return self._at(contract.PROMPTS_FILE)
+
+    @property
+    def tasks(self) -> Path:
+        """The folder of tasks."""
+        return self._at(contract.TASKS_DIR)
+
+    @property
     def quality_file(self) -> Path:
         """What the evaluate stage measured."""
         return self._at(contract.QUALITY_FILE)

@@ -142,6 +142,14 @@ def test_finite_numbers_are_fine_and_a_file_that_is_cut_off_is_not(tmp_path: Pat
     assert refusal.value.reason == "ArtifactNotReadable"
 
 
+def test_a_file_of_numbers_that_was_not_written_is_missed(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add("Multiply", graph.constant("f32", 2), graph.add("Parameter"))
+    (graph.write(tmp_path) / "openvino_model.bin").unlink()
+    with pytest.raises(RefusedError, match=r"openvino_model\.bin ends at byte 0"):
+        openvino.check_finite(tmp_path)
+
+
 def test_a_graph_is_given_the_inputs_that_it_has() -> None:
     given = openvino.inputs({"input_ids", "attention_mask", "position_ids"}, [7, 8], start=3)
     assert {name: array.tolist() for name, array in given.items()} == {

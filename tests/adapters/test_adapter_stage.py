@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from quantop_adapters import checkpoint, perplexity, stage
+from quantop_adapters import byhand, checkpoint, perplexity, stage
+from quantop_adapters.answers import Prompts
 from quantop_adapters.auto_round import Awq, Gptq
 from quantop_adapters.coverage import Coverage, Override, Weight
+from quantop_adapters.harness import Tasks
 from quantop_adapters.llama_cpp import LlamaCpp
 from quantop_adapters.llm_compressor import LlmCompressor
 from quantop_adapters.mlx import Mlx
@@ -39,6 +43,7 @@ class FakeToolchain:
         self.quantized = 100
         self.tokens: Mapping[str, int] = {}
         self.logit = 0.0
+        self.length = 0
 
     def version(self) -> str:
         return "1"
@@ -59,10 +64,11 @@ class FakeToolchain:
     def vocabulary(self, artifact: Path) -> Mapping[str, int]:
         return self.tokens
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
         if self.failure:
             raise self.failure
-        return lambda window: [np.full((len(window), 64), self.logit)]
+        self.length = length
+        return lambda ids, start=0: [np.full((len(ids), 64), self.logit)]
 
 
 Run = Callable[..., int]
@@ -603,3 +609,28 @@ def test_a_toolchain_may_measure_in_its_own_way(work: Path, run: Run) -> None:
 
 def test_an_unknown_stage_is_a_usage_error() -> None:
     assert stage.main(FakeToolchain(), ["publish"]) == 2
+
+
+TEXT = Path("/work/inputs/text")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"calibration": stage.Calibration(TEXT, 8, 64), "bits_per_weight_min": Decimal("4.5")},
+        {"evaluation": stage.Evaluation(TEXT, 64, 1000), "threads": 3},
+        {"evaluation": stage.Evaluation(TEXT, 64, 9, Prompts(TEXT, 5, 6), Tasks(TEXT, 7))},
+    ],
+    ids=["nothing", "calibration", "evaluation", "prompts and tasks"],
+)
+def test_a_task_is_what_its_own_variables_ask_for(more: dict[str, Any]) -> None:
+    task = byhand.task_below(Path("/work"), Path("/models/tiny"), ("GGUF", "Q4_0", ""), **more)
+    assert stage.Task.from_environment(task.environment()) == task
+
+
+def test_a_tokenizer_is_tried_on_the_beginnings_of_the_texts_given(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("ab" * 3000)
+    text = stage.Evaluation(tmp_path / "text", 64, 1000)
+    task = byhand.task_below(tmp_path, tmp_path, ("GGUF", "Q4_0", ""), evaluation=text)
+    assert task.sample == f"{stage.SAMPLE}\n{'ab' * 2000}"

@@ -34,6 +34,7 @@ class Refusal:
 
 QM, STORE, QUANTIZER, RUNTIME, PRESET = (kind.name for kind in KINDS)
 SOURCE, QUANTIZATION, SERVING = "spec.source", "spec.quantization", "spec.serving"
+EVALUATION = "spec.quality.evaluation"
 BUCKET = {f"{SOURCE}.revision": None}
 TEXT = "the uri of a text must be s3://BUCKET/KEY or pvc://CLAIM/PATH, without '..'"
 REQUESTS = "requests must name cpu, memory, ephemeral-storage, hugepages-SIZE or an extended"
@@ -183,8 +184,24 @@ REFUSALS = [
     ),
     *(
         Refusal(QM, TEXT, {f"{path}.uri": uri})
-        for path in (f"{QUANTIZATION}.calibration", "spec.quality.evaluation")
+        for path in (f"{QUANTIZATION}.calibration", EVALUATION, f"{EVALUATION}.prompts")
         for uri in ("https://example.com/text", "s3://bucket", "pvc://claim/../text")
+    ),
+    *(
+        Refusal(
+            QM,
+            "the uri of tasks must be s3://BUCKET/PREFIX or pvc://CLAIM/PATH, without '..'",
+            {f"{EVALUATION}.tasks.uri": uri},
+        )
+        for uri in ("https://example.com/tasks", "s3://bucket", "pvc://claim/../tasks")
+    ),
+    *(
+        Refusal(
+            QM,
+            f"spec.quality.{limit} needs {needed} to measure it by: set spec.quality.evaluation.",
+            {f"{EVALUATION}.{needed}": None},
+        )
+        for limit, needed in quantizedmodel.NEEDED.items()
     ),
     Refusal(
         QM,

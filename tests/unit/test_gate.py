@@ -12,6 +12,7 @@ EVALUATION = {"uri": "s3://texts/evaluation.txt"}
 INCREASE, AGREEMENT = "maxPerplexityIncreasePercent", "minTopTokenAgreementPercent"
 MEAN, P99 = "maxMeanKLDivergence", "maxP99KLDivergence"
 COSINE, P1 = "minMeanCosineSimilarity", "minP1CosineSimilarity"
+ANSWERS, TASKS = "minAnswerAgreementPercent", "maxTaskAccuracyDropPoints"
 LABELS, ACCURACY = "minLabelAgreementPercent", "minAccuracyPercent"
 FIGURES = {
     INCREASE: "increasePercent",
@@ -22,6 +23,8 @@ FIGURES = {
     P1: "p1CosineSimilarity",
     LABELS: "labelAgreementPercent",
     ACCURACY: "accuracyPercent",
+    ANSWERS: "answerAgreementPercent",
+    TASKS: "taskAccuracyDropPoints",
 }
 
 
@@ -36,6 +39,19 @@ def measured(**figures: str) -> QualityStatus:
             "baselinePerplexity": "20.000",
             "perplexity": "21.000",
             "baselineAccuracyPercent": "91.250",
+            "meanAnswerPrefixPercent": "85.500",
+            "prompts": 64,
+            "tasks": [
+                {
+                    "name": "endings",
+                    "metric": "acc",
+                    "samples": 200,
+                    "baselinePercent": "71.500",
+                    "baselineErrorPercent": "3.192",
+                    "accuracyPercent": "68.000",
+                    "errorPercent": "3.299",
+                }
+            ],
             "texts": 400,
             "tokens": 1024,
             **figures,
@@ -65,6 +81,9 @@ def test_every_limit_of_the_api_is_held() -> None:
         (P1, 1, "1.000000"),
         (LABELS, 99, "99.250"),
         (ACCURACY, "90", "91.000"),
+        (ANSWERS, 75, "75.000"),
+        (TASKS, "3.5", "3.500"),
+        (TASKS, 0, "-1.000"),
     ],
 )
 def test_an_artifact_within_the_limit_passes(field: str, limit: object, figure: str) -> None:
@@ -85,6 +104,13 @@ def test_an_artifact_within_the_limit_passes(field: str, limit: object, figure: 
         (P1, "0.9", "-0.100000", "1st percentile is -0.100000"),
         (LABELS, 99, "98.750", "most likely for 98.750 % of 400 texts"),
         (ACCURACY, 90, "89.750", "for 89.750 % of 400 texts (by the source: 91.250 %)"),
+        (
+            TASKS,
+            3,
+            "3.500",
+            "3.500 points of accuracy are lost in task endings (71.500 % -> 68.000 % of 200 doc",
+        ),
+        (ANSWERS, 75, "70.313", "to 70.313 % of 64 prompts (85.500 % of it on average)"),
     ],
 )
 def test_an_artifact_beyond_the_limit_does_not(

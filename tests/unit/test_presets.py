@@ -54,6 +54,18 @@ def problem(given: Snapshot) -> Problem:
     return result
 
 
+def test_a_limit_needs_what_it_is_measured_by() -> None:
+    preset = {"quality": {"minAnswerAgreementPercent": 80}}
+    asked = {**EVALUATION, "prompts": {"uri": "s3://texts/prompts.txt"}}
+    said = problem(snapshot(preset, quality={"evaluation": EVALUATION}))
+    assert said.reason == Reason.EVALUATION_REQUIRED
+    assert "minAnswerAgreementPercent, and there are no prompts" in said.message
+    assert "set spec.quality.evaluation.prompts" in said.message
+    taken = spelt_out(snapshot(preset, quality={"evaluation": asked})).quality
+    assert taken is not None
+    assert taken.min_answer_agreement_percent == "80"
+
+
 def test_a_preset_can_have_every_limit() -> None:
     fields = {field.alias for field in Limits.model_fields.values()}
     held = {each.field for each in gate.LIMITS} | {e.field for e in gate.PERFORMANCE_LIMITS}

@@ -26,6 +26,19 @@ COUNTED = {"bitsPerWeight": 8.1, "parameters": 100, "quantizedLayers": 2, "total
         ),
         (
             {
+                "protocol": "windows-v1",
+                "baselinePerplexity": 20,
+                "perplexity": 20.5,
+                "tokens": 1024,
+                "answerAgreementPercent": 75,
+                "meanAnswerPrefixPercent": 90,
+                "prompts": 64,
+            },
+            "Perplexity 20.000 -> 20.500 (+2.50 %) over 1024 tokens, the same answer to 75.000 % "
+            "of 64 prompts",
+        ),
+        (
+            {
                 "protocol": "texts-v1",
                 "meanCosineSimilarity": 0.9927,
                 "p1CosineSimilarity": 0.985,

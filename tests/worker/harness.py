@@ -18,6 +18,7 @@ from quantop.contract import (
     DeleteTask,
     EvaluationRef,
     Message,
+    PromptsRef,
     PublishResult,
     PullTask,
     Recipe,
@@ -26,6 +27,7 @@ from quantop.contract import (
     SourceRef,
     Stage,
     StoreRef,
+    TasksRef,
 )
 from quantop_worker.progress import Progress
 from quantop_worker.stages import delete, fetch, publish, pull, resolve
@@ -260,6 +262,23 @@ def calibration(uri: str) -> CalibrationRef:
     return CalibrationRef(uri=uri, samples=8, sequence_length=64)
 
 
-def evaluation(uri: str, max_tokens: int = 1000) -> EvaluationRef:
+def evaluation(
+    uri: str,
+    max_tokens: int = 1000,
+    prompts: PromptsRef | None = None,
+    tasks: TasksRef | None = None,
+) -> EvaluationRef:
     """Evaluation text."""
-    return EvaluationRef(uri=uri, sequence_length=64, max_tokens=max_tokens)
+    return EvaluationRef(
+        uri=uri, sequence_length=64, max_tokens=max_tokens, prompts=prompts, tasks=tasks
+    )
+
+
+def tasks(uri: str, max_samples: int = 8) -> TasksRef:
+    """A folder of tasks."""
+    return TasksRef(uri=uri, max_samples=max_samples)
+
+
+def prompts(uri: str, max_prompts: int = 8) -> PromptsRef:
+    """Prompts."""
+    return PromptsRef(uri=uri, max_prompts=max_prompts, answer_tokens=16)

@@ -152,8 +152,8 @@ def link(name: str, target: str) -> Callable[[Path], None]:
         (sharded({"a": "absent.safetensors"}), "InvalidSource", r"lacks absent\.safetensors"),
         (sharded({"a": "pytorch_model.bin"}), "InvalidSource", "as weights"),
         (sharded({"a": ["model-1.safetensors"]}), "InvalidSource", "as weights"),
-        (sharded({"a": "../../x.safetensors"}), "PathEscapeRefused", "inside the checkpoint"),
-        (sharded({"a": "/etc/x.safetensors"}), "PathEscapeRefused", "inside the checkpoint"),
+        (sharded({"a": "../../x.safetensors"}), "PathEscapeRefused", "inside the folder"),
+        (sharded({"a": "/etc/x.safetensors"}), "PathEscapeRefused", "inside the folder"),
         (sharded({"z": "model-1.safetensors"}), "InvalidSource", "lacks z"),
         (weights(b""), "InvalidSource", "too small"),
         (weights(struct.pack("<Q", 1 << 60)), "InvalidSource", "header of 1152921504606846976"),
@@ -239,7 +239,7 @@ def test_a_listing_with_names_that_lead_outside_is_refused(
 
 def test_a_listing_without_end_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "FILES_LIMIT", 3)
-    with pytest.raises(RefusedError, match="name the folder of one checkpoint"):
+    with pytest.raises(RefusedError, match="name a folder with less in it"):
         look()
 
 

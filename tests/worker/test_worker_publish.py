@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quantop.contract import PublishResult
+from quantop.contract import PromptsRef, PublishResult
 from quantop_worker import checkpoint, transfer
 from quantop_worker.errors import RefusedError, TryAgainError
 from quantop_worker.manifest import Manifest
@@ -17,7 +17,7 @@ from quantop_worker.stages import fetch
 from quantop_worker.store import Artifact, Published
 
 from tests.worker.checkpoints import READ, write_checkpoint
-from tests.worker.harness import Bench, calibration, evaluation, wait_until
+from tests.worker.harness import Bench, calibration, evaluation, prompts, tasks, wait_until
 from tests.worker.stalling_proxy import StallingProxy
 
 FILES = {"model.gguf": b"quantized" * 100, "more/tokenizer.json": b"{}", "empty.txt": b""}
@@ -178,6 +178,67 @@ def test_an_artifact_that_was_not_measured_on_a_text_is_only_measured(bench: Ben
     assert [name.rpartition(".")[2] for name in kept] == ["html", "json"]
     other = bench.with_task(evaluation=evaluation(text.uri, max_tokens=500))
     assert other.resolve().published is None
+
+
+def test_prompts_and_how_many_decide_whether_it_was_measured_before(bench: Bench) -> None:
+    bench.put("texts/eval.txt", b"evaluate on this")
+    bench.put("texts/prompts.txt", b"answer this")
+    asked = prompts(f"s3://{bench.bucket}/texts/prompts.txt")
+
+    def measured_by(given: PromptsRef | None) -> Bench:
+        text = evaluation(f"s3://{bench.bucket}/texts/eval.txt", prompts=given)
+        return bench.with_task(evaluation=text)
+
+    first = measured_by(asked).resolved()
+    first.fetch()
+    assert (bench.work / "inputs" / "prompts").read_bytes() == b"answer this"
+    first.quantize(FILES, quality={"answerAgreementPercent": 75, "prompts": 1})
+    published = first.publish().published
+    assert published.quality is not None
+    assert published.quality.answer_agreement_percent == 75
+    assert first.resolve().published == published
+    for other in (None, prompts(asked.uri, max_prompts=9)):
+        assert measured_by(other).resolve().published is None
+    bench.put("texts/prompts.txt", b"answer that")
+    assert first.resolve().published is None
+
+
+def test_tasks_come_whole_and_their_files_decide_whether_it_was_measured_before(
+    bench: Bench,
+) -> None:
+    bench.put("texts/eval.txt", b"evaluate on this")
+    bench.put("tasks/one.yaml", b"task: one")
+    bench.put("tasks/data/one.jsonl", b"{}")
+    bench.put("tasks/.hidden", b"")
+    bench.put("tasks-of-others/two.yaml", b"task: two")
+    given = tasks(f"s3://{bench.bucket}/tasks")
+    text = evaluation(f"s3://{bench.bucket}/texts/eval.txt", tasks=given)
+    first = bench.with_task(evaluation=text).resolved()
+    folder = bench.work / "inputs" / "tasks"
+    folder.mkdir(parents=True)
+    (folder / "left-by-an-earlier-attempt.yaml").write_text("task: none")
+    first.fetch()
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {"one.yaml", "data/one.jsonl"}
+    task = {
+        "name": "one",
+        "metric": "acc",
+        "samples": 8,
+        "baselinePercent": 50,
+        "baselineErrorPercent": 18.898,
+        "accuracyPercent": 37.5,
+        "errorPercent": 18.298,
+    }
+    first.quantize(FILES, quality={"taskAccuracyDropPoints": 12.5, "tasks": [task]})
+    published = first.publish().published
+    assert published.quality is not None
+    assert published.quality.task_accuracy_drop_points == 12.5
+    assert [each.name for each in published.quality.tasks] == ["one"]
+    assert first.resolve().published == published
+    other = text.model_copy(update={"tasks": tasks(given.uri, max_samples=9)})
+    assert bench.with_task(evaluation=other).resolve().published is None
+    bench.put("tasks/data/one.jsonl", b"[]")
+    assert first.resolve().published is None
 
 
 def test_a_conversion_that_comes_second_ends_at_once(bench: Bench) -> None:

@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 from quantop.api.quantizedmodel import QuantizedModelSpec
 from quantop.contract import PublishResult, Recipe
+from quantop_adapters.answers import Prompts
+from quantop_adapters.harness import Tasks
 from quantop_adapters.stage import Evaluation, Task
 from quantop_worker import store
 from quantop_worker.digests import FileRecord
@@ -22,13 +24,15 @@ from quantop_worker.manifest import (
     Manifest,
     MeasuredQuality,
     Measurement,
+    PromptsRecord,
     SourceRecord,
     StoredQuality,
+    TasksRecord,
     Tool,
 )
 from quantop_worker.markup import Markup, element
 from quantop_worker.page import apply_command, evaluate_commands, page
-from quantop_worker.plot import Point, plot, size_text
+from quantop_worker.plot import Limit, Point, plot, size_text
 from quantop_worker.s3 import Bucket
 from quantop_worker.store import Artifact, Published, stored_file
 
@@ -323,7 +327,11 @@ def published(text: str = "harmless", **quality: Any) -> Published:
         tool=Tool(name=text, version=text),
         provenance=stored_file(record),
     )
-    evaluated = EvaluationRecord(**text_record, sequence_length=64, max_tokens=1000)
+    asked = PromptsRecord(**text_record, max_prompts=8, answer_tokens=16)
+    given = TasksRecord(uri=f"s3://{text}", identity=text, size=1, digest="c" * 64, max_samples=32)
+    evaluated = EvaluationRecord(
+        **text_record, sequence_length=64, max_tokens=1000, prompts=asked, tasks=given
+    )
     stored = StoredQuality(
         key=manifest.key, files_digest="e" * 64, evaluation=evaluated, report=report
     )
@@ -404,6 +412,29 @@ def test_what_an_encoder_or_a_classifier_lost_is_told() -> None:
     assert "label agreement" not in text
 
 
+def test_the_accuracy_in_each_task_is_told() -> None:
+    task = {
+        "name": "endings",
+        "metric": "acc_norm",
+        "samples": 200,
+        "baselinePercent": 71.5,
+        "baselineErrorPercent": 3.192,
+        "accuracyPercent": 68,
+        "errorPercent": 3.299,
+    }
+    text = Parsed(page("uri", published(tasks=[task]), [], "now")).text
+    for told in ("accuracy in endings", "71.500 ± 3.192", "68.000 ± 3.299", "200", "acc_norm"):
+        assert told in text
+
+
+def test_answers_are_told_where_there_were_prompts() -> None:
+    figures: dict[str, Any] = {"meanAnswerPrefixPercent": 91.25, "prompts": 24}
+    text = Parsed(page("uri", published(answerAgreementPercent=62.5, **figures), [], "now")).text
+    for told in ("answer agreement", "62.500", "mean prefix", "91.250", "24"):
+        assert told in text
+    assert "answer agreement" not in Parsed(page("uri", published(), [], "now")).text
+
+
 def run(script: str, folder: Path) -> list[list[str]]:
     """Run a script whose programs only write down what they were given."""
     log = folder / "log"
@@ -430,7 +461,7 @@ def test_the_commands_run_nothing_that_others_wrote(tmp_path: Path) -> None:
     text = artifact.quality.evaluation
     calls = run(evaluate_commands(f"s3://{HOSTILE}", artifact.manifest, text), tmp_path)
     assert [call[0] for call in calls] == [
-        *("mkdir", "hf", "aws", "aws", "chmod", "kubectl", "podman", "cat")
+        *("mkdir", "hf", *["aws"] * 4, "chmod", "kubectl", "podman", "cat")
     ]
     (podman,) = (call for call in calls if call[0] == "podman")
     assert f"--env=PRECISION={HOSTILE}" in podman
@@ -446,9 +477,12 @@ def test_the_commands_give_an_adapter_what_its_contract_says(tmp_path: Path) -> 
     given = [word.removeprefix("--env=") for word in podman if word.startswith("--env=")]
     task = Task.from_environment(dict(word.split("=", 1) for word in given))
     assert (task.format, task.precision, task.method) == ("Q4_K_M", "Q4_K_M", "Q4_K_M")
-    assert task.evaluation == Evaluation(Path("/work/inputs/evaluation"), 64, 1000)
+    asked = Prompts(Path("/work/inputs/prompts"), 8, 16)
+    tasks = Tasks(Path("/work/inputs/tasks"), 32)
+    assert task.evaluation == Evaluation(Path("/work/inputs/evaluation"), 64, 1000, asked, tasks)
     fetched = [call[-1] for call in calls if call[0] in ("hf", "aws")]
-    assert fetched == ["work/source", "work/inputs/evaluation", "work/artifact/folder/Q4_K_M"]
+    inputs = [f"work/inputs/{name}" for name in ("evaluation", "prompts", "tasks")]
+    assert fetched == ["work/source", *inputs, "work/artifact/folder/Q4_K_M"]
     assert (task.source, task.artifact) == (Path("/work/source"), Path("/work/artifact"))
 
 
@@ -472,6 +506,8 @@ def test_the_object_to_apply_is_the_same_recipe(tmp_path: Path) -> None:
         "uri": f"s3://{HOSTILE}",
         "sequenceLength": 64,
         "maxTokens": 1000,
+        "prompts": {"uri": f"s3://{HOSTILE}", "maxPrompts": 8, "answerTokens": 16},
+        "tasks": {"uri": f"s3://{HOSTILE}", "maxSamples": 32},
     }
 
 
@@ -509,6 +545,29 @@ def test_a_measurement_of_one_artifact_is_drawn_whatever_its_figures_are() -> No
         (circle,) = (given for tag, given in parsed.elements if tag == "circle")
         assert 0 <= float(str(circle["cx"])) <= 720
         assert 0 <= float(str(circle["cy"])) <= 400
+
+
+def test_what_is_beyond_the_limit_of_the_object_that_asked_is_told_from_the_rest() -> None:
+    points = [Point("Q2_K", 100, 0.5), Point("Q4_0", 200, 0.05), Point("Q8_0", 300, 0.001)]
+    parsed = Parsed(plot(points, Limit("team-a/phi", 0.05)))
+    groups = [str(given["class"]) for tag, given in parsed.elements if tag == "g"]
+    assert groups == ["beyond", "within", "within"], "equal is within"
+    assert "limit of team-a/phi" in parsed.text
+    (line,) = (given for _, given in parsed.elements if given.get("class") == "limit")
+    circles = [float(str(given["cy"])) for tag, given in parsed.elements if tag == "circle"]
+    assert circles[0] < float(str(line["y1"])) == circles[1] < circles[2]
+
+
+def test_the_page_says_whose_limit_it_shows(measured: Bench) -> None:
+    published = measured.convert(FILES)
+    assert "The dashed line" not in report_of(measured, published).text
+    measured.with_task(max_mean_kl_divergence="0.015").resolve()
+    page = report_of(measured, published)
+    owner = measured.task.referrer
+    assert f"maxMeanKLDivergence of {owner.namespace}/{owner.name}, 0.015 nats" in page.text
+    assert [given["class"] for tag, given in page.elements if tag == "g"] == ["beyond this"]
+    measured.resolve()
+    assert "The dashed line" not in report_of(measured, published).text
 
 
 def test_smaller_is_left_and_better_is_below() -> None:

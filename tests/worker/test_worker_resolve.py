@@ -1,12 +1,23 @@
 """Identities, keys, and what resolve refuses in a store or a source."""
 
+from typing import Any
+
 import pytest
 from quantop.contract import StoreRef
 from quantop_worker import s3
 from quantop_worker.errors import RefusedError, TryAgainError
 
 from tests.worker.checkpoints import write_checkpoint
-from tests.worker.harness import ACCESS_KEY, SECRET_KEY, Bench, calibration, evaluation, source
+from tests.worker.harness import (
+    ACCESS_KEY,
+    SECRET_KEY,
+    Bench,
+    calibration,
+    evaluation,
+    prompts,
+    source,
+    tasks,
+)
 
 
 def test_the_same_checkpoint_has_the_same_key(bench: Bench) -> None:
@@ -141,6 +152,8 @@ def test_an_unknown_scheme_is_refused(bench: Bench) -> None:
     [
         ("calibration", "CalibrationNotFound", r"spec\.quantization\.calibration\.uri"),
         ("evaluation", "EvaluationNotFound", r"spec\.quality\.evaluation\.uri"),
+        ("prompts", "PromptsNotFound", r"spec\.quality\.evaluation\.prompts\.uri"),
+        ("tasks", "TasksNotFound", r"spec\.quality\.evaluation\.tasks\.uri"),
     ],
 )
 @pytest.mark.parametrize("uri", ["s3://{bucket}/absent.txt", "pvc://absent/text.txt"])
@@ -148,9 +161,16 @@ def test_a_text_that_is_not_there_is_refused(
     bench: Bench, change: str, reason: str, field: str, uri: str
 ) -> None:
     address = uri.format(bucket=bench.bucket)
-    text = calibration(address) if change == "calibration" else evaluation(address)
+    bench.put("texts/eval.txt", b"evaluate on this")
+    there = f"s3://{bench.bucket}/texts/eval.txt"
+    changes: dict[str, Any] = {
+        "calibration": {"calibration": calibration(address)},
+        "evaluation": {"evaluation": evaluation(address)},
+        "prompts": {"evaluation": evaluation(there, prompts=prompts(address))},
+        "tasks": {"evaluation": evaluation(there, tasks=tasks(address))},
+    }
     with pytest.raises(RefusedError, match=field) as refusal:
-        bench.with_task(**{change: text}).resolve()
+        bench.with_task(**changes[change]).resolve()
     assert refusal.value.reason == reason
 
 

@@ -3,25 +3,24 @@
     python images/quantizers/core/measure.py --models e2e/models [--work DIR] [--only
     llama_cpp:Q4_K_M ...]
 
-Runs wherever the toolchains are: in the image, or in a virtual environment of requirements.txt and
-torch. OpenVINO's has an environment of its own: `--only openvino` there.
+Runs wherever the toolchains are, for example in a virtual environment of requirements.txt and
+torch. OpenVINO's has an environment of its own: `--only openvino` there. PYTHONPATH must hold this
+folder and OpenVINO's beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from quantop_adapters import llm_compressor, mlx, onnxruntime_genai
+from quantop_adapters import byhand, llm_compressor, mlx, onnxruntime_genai, openvino
+from quantop_adapters.stage import Calibration, Evaluation
 
-HERE = Path(__file__).resolve().parent
 # Toolchain, format, precision, method, whether it is given the calibration text.
 RECIPES = (
     *(
@@ -57,57 +56,32 @@ RECIPES = (
         for precision, methods in onnxruntime_genai.METHODS.items()
         for method in methods
     ),
-    ("openvino", "OpenVINO", "FP32", "", False),
-    ("openvino", "OpenVINO", "FP16", "", False),
-    ("openvino", "OpenVINO", "INT8", "", False),
-    ("openvino", "OpenVINO", "W8A8", "", True),
-    ("openvino", "OpenVINO", "INT4", "RTN", False),
-    ("openvino", "OpenVINO", "INT4", "AWQ", True),
-    ("openvino", "OpenVINO", "INT4", "GPTQ", True),
-    ("openvino", "OpenVINO", "NF4", "", False),
-    ("openvino", "OpenVINO", "MXFP4", "", False),
+    *(
+        ("openvino", "OpenVINO", precision, method, needs_text)
+        for precision, methods in openvino.METHODS.items()
+        for method, needs_text in methods.items()
+    ),
 )
 
 
 def convert(models: Path, model: str, recipe: tuple[str, str, str, str, bool], work: Path) -> str:
-    """Run both stages as the operator does; one line of the table.
-
-    Raises:
-        subprocess.CalledProcessError: a stage failed.
-    """
+    """Run both stages as the operator does; one line of the table."""
     toolchain, kind, precision, method, calibrated = recipe
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "openvino")]),
-        "WORK_DIR": str(work),
-        "SOURCE_DIR": str(models / model),
-        "MODEL_NAME": model,
-        "FORMAT": kind,
-        "PRECISION": precision,
-        "METHOD": method,
-        "CALIBRATION_FILE": str(models / "calibration.txt") if calibrated else "",
-        "CALIBRATION_SAMPLES": "64",
-        "CALIBRATION_SEQUENCE_LENGTH": "256",
-        "EVALUATION_FILE": str(models / "evaluation.txt"),
-        "EVALUATION_SEQUENCE_LENGTH": "256",
-        "EVALUATION_MAX_TOKENS": "20000",
-        "TERMINATION_MESSAGE_PATH": str(work / "termination"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    environment.setdefault("OMP_NUM_THREADS", "1")
+    task = byhand.task_below(
+        work,
+        models / model,
+        (kind, precision, method),
+        calibration=Calibration(models / "calibration.txt", 64, 256) if calibrated else None,
+        evaluation=Evaluation(models / "evaluation.txt", 256, 20_000),
+    )
     seconds = []
     for stage in ("quantize", "evaluate"):
         start = time.monotonic()
-        command = [sys.executable, "-m", f"quantop_adapters.{toolchain}", stage]
-        with (work / f"{stage}.log").open("w") as log:
-            status = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
+        status, said = byhand.run(toolchain, stage, task)
         if status:
-            return (
-                f"{model:11} {kind:17} {precision:11} {stage} failed with {status}: "
-                + (work / "termination").read_text()
-            )
+            return f"{model:11} {kind:17} {precision:11} {stage} failed with {status}: {said}"
         seconds.append(time.monotonic() - start)
     quality = json.loads((work / "state" / "quality.json").read_text())
     size = sum(path.stat().st_size for path in (work / "artifact").rglob("*") if path.is_file())

@@ -40,6 +40,8 @@ LIMITS = (
     "minP1CosineSimilarity",
     "minLabelAgreementPercent",
     "minAccuracyPercent",
+    "minAnswerAgreementPercent",
+    "maxTaskAccuracyDropPoints",
 )
 """The limits of ``spec.quality`` on what the quantization cost."""
 PERFORMANCE_LIMITS = (
@@ -54,8 +56,11 @@ HIGHEST = {
     "minP1CosineSimilarity": 1,
     "minLabelAgreementPercent": 100,
     "minAccuracyPercent": 100,
+    "minAnswerAgreementPercent": 100,
 }
 """The most that those can be which are floors."""
+NEEDED = {"minAnswerAgreementPercent": "prompts", "maxTaskAccuracyDropPoints": "tasks"}
+"""What of ``spec.quality.evaluation`` the limits need that its text is not enough for."""
 AUTO_NEEDS_A_LIMIT = Rule(
     f"!has(self.quantization.precision) || self.quantization.precision != '{AUTO}' || "
     f"has(self.quality) && ({' || '.join(f'has(self.quality.{limit})' for limit in LIMITS)})",
@@ -67,6 +72,10 @@ MAX_LATENCY_CANDIDATES = 16
 """How many precisions are tried for the objective Latency at most: it takes all that are listed."""
 MAX_CANDIDATES = 128
 """Bound of ``status.candidates``; the largest by promise are left out."""
+
+
+MAX_TASKS = 8
+"""Bound of ``status.quality.tasks``; no folder may hold more."""
 
 
 class DeletionPolicy(StrEnum):
@@ -163,6 +172,33 @@ class Calibration(TextReference):
     """Tokens in each sequence."""
 
 
+class Prompts(TextReference):
+    """Prompts that source and artifact answer: a text on each line, or JSON lines with ``prompt``,
+    a text, or ``messages``, a conversation."""
+
+    max_prompts: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """How many of them are answered at most."""
+    answer_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    """How many tokens of each answer are compared at most."""
+
+
+class Tasks(ApiModel):
+    """A folder of tasks for lm-evaluation-harness: YAML files, and the data files that they name.
+    What would run code, and what is not in the folder, is refused."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.uri.matches('^(s3|pvc)://[^/]+/.+') && !self.uri.contains('..')",
+            "the uri of tasks must be s3://BUCKET/PREFIX or pvc://CLAIM/PATH, without '..'",
+        ),
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Where the folder is: s3://BUCKET/PREFIX (at the store's endpoint) or pvc://CLAIM/PATH."""
+    max_samples: Annotated[int, Field(ge=1, le=100_000)] = 200
+    """How many documents of each task are used at most."""
+
+
 class Evaluation(TextReference):
     """Text that source and artifact are scored on."""
 
@@ -170,6 +206,11 @@ class Evaluation(TextReference):
     """Tokens in each window that is scored."""
     max_tokens: Annotated[int, Field(ge=256, le=10_000_000)] = 20_000
     """How many tokens of the text are scored at most."""
+    prompts: Prompts | None = None
+    """Prompts whose greedy answers are compared. For models that generate text. Default: none."""
+    tasks: Tasks | None = None
+    """Tasks in which the accuracies of source and artifact are compared, 8 at most. For models that
+    generate text. Default: none."""
 
 
 class Auto(ApiModel):
@@ -313,6 +354,12 @@ class Limits(ApiModel):
     min_accuracy_percent: Percent | None = None
     """For how many texts at least, in percent, the artifact finds the label that the evaluation
     text gives. For classifiers. Default: any."""
+    min_answer_agreement_percent: Percent | None = None
+    """To how many prompts of ``evaluation.prompts`` at least, in percent, artifact and source give
+    the same answer. Default: any."""
+    max_task_accuracy_drop_points: Percent | None = None
+    """By how many percentage points at most the artifact's accuracy may be below its source's, in
+    whichever of ``evaluation.tasks`` it lost the most. Default: any."""
     max_time_to_first_token_milliseconds: Rate | None = None
     """How long the engine may take to the first token of an answer, in milliseconds; one that reads
     a text whole, to its answer. Measured in a trial before the rollout. Default: any."""
@@ -327,6 +374,18 @@ class Limits(ApiModel):
 class Quality(Limits):
     """How the artifact's quality is measured, and how good it must be. A limit that is given here
     wins over the Preset's."""
+
+    rules: ClassVar = (
+        *Limits.rules,
+        *(
+            Rule(
+                f"!has(self.{limit}) || has(self.evaluation.{needed})",
+                f"spec.quality.{limit} needs {needed} to measure it by: set "
+                f"spec.quality.evaluation.{needed}, or remove the limit",
+            )
+            for limit, needed in NEEDED.items()
+        ),
+    )
 
     evaluation: Evaluation
     """The text that source and artifact are scored on."""
@@ -511,6 +570,25 @@ class Artifact(ApiModel):
     """sha256 over its tokens and their ids: the same one where texts are read alike."""
 
 
+class TaskAccuracy(ApiModel):
+    """The accuracies of source and artifact in one task."""
+
+    name: Annotated[str, Field(max_length=32)]
+    """The task."""
+    metric: Annotated[str, Field(max_length=32)]
+    """What counts as right, by lm-evaluation-harness's name."""
+    samples: Count
+    """Of how many documents."""
+    baseline_percent: Decimal
+    """How many the source gets right."""
+    baseline_error_percent: Decimal
+    """The standard error of that."""
+    accuracy_percent: Decimal
+    """How many the artifact gets right."""
+    error_percent: Decimal
+    """The standard error of that."""
+
+
 class QualityStatus(ApiModel):
     """What the quantization cost, measured."""
 
@@ -542,6 +620,20 @@ class QualityStatus(ApiModel):
     """For how many texts the source finds the label that is given."""
     accuracy_percent: Decimal | None = None
     """For how many texts the artifact finds it."""
+    answer_agreement_percent: Decimal | None = None
+    """To how many prompts artifact and source give the same answer."""
+    mean_answer_prefix_percent: Decimal | None = None
+    """How much of an answer comes before the first token that differs: the mean over the
+    prompts."""
+    prompts: Count = 0
+    """How many prompts were answered."""
+    task_accuracy_drop_points: Decimal | None = None
+    """By how many percentage points the accuracy is below the source's in the task that lost the
+    most; negative where none lost."""
+    tasks: Annotated[list[TaskAccuracy], Field(max_length=MAX_TASKS)] = Field(
+        default_factory=list, json_schema_extra=map_list("name")
+    )
+    """The accuracies in each task, the one that lost the most first."""
     texts: Count = 0
     """How many texts were embedded or classified."""
     tokens: Count = 0

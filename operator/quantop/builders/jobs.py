@@ -9,8 +9,10 @@ from quantop.contract import (
     ARTIFACT_DIR,
     CALIBRATION_FILE,
     EVALUATION_FILE,
+    PROMPTS_FILE,
     QUALITY_FILE,
     SOURCE_DIR,
+    TASKS_DIR,
     WORK_DIR,
     ConversionTask,
     DeleteTask,
@@ -174,11 +176,10 @@ def job(
 
 
 def _task_claims(task: ConversionTask) -> list[str]:
-    return pod.claims(
-        task.source.uri,
-        task.calibration.uri if task.calibration else None,
-        task.evaluation.uri if task.evaluation else None,
-    )
+    evaluation = task.evaluation
+    others = (evaluation.prompts, evaluation.tasks) if evaluation else ()
+    texts = (task.calibration, evaluation, *others)
+    return pod.claims(task.source.uri, *(text.uri for text in texts if text))
 
 
 def _toolchain_environment(
@@ -186,6 +187,8 @@ def _toolchain_environment(
 ) -> list[Manifest]:
     """The variables of the adapter contract, docs/reference/adapter-contract.md."""
     calibration, evaluation, band = task.calibration, task.evaluation, precision.bits_per_weight
+    prompts = evaluation.prompts if evaluation else None
+    tasks = evaluation.tasks if evaluation else None
     variables = {
         "WORK_DIR": str(WORK_DIR),
         "SOURCE_DIR": str(SOURCE_DIR),
@@ -203,6 +206,11 @@ def _toolchain_environment(
         "EVALUATION_FILE": str(EVALUATION_FILE) if evaluation else "",
         "EVALUATION_SEQUENCE_LENGTH": str(evaluation.sequence_length) if evaluation else "",
         "EVALUATION_MAX_TOKENS": str(evaluation.max_tokens) if evaluation else "",
+        "EVALUATION_PROMPTS_FILE": str(PROMPTS_FILE) if prompts else "",
+        "EVALUATION_MAX_PROMPTS": str(prompts.max_prompts) if prompts else "",
+        "EVALUATION_ANSWER_TOKENS": str(prompts.answer_tokens) if prompts else "",
+        "EVALUATION_TASKS_DIR": str(TASKS_DIR) if tasks else "",
+        "EVALUATION_MAX_SAMPLES": str(tasks.max_samples) if tasks else "",
         "BITS_PER_WEIGHT_MIN": band.min if band else "",
         "BITS_PER_WEIGHT_MAX": band.max if band else "",
         # More threads than the limit has cores spin against each other: libgomp's barriers made

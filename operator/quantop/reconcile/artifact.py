@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from quantop.api.modelstore import AddressingStyle, HubSources, ModelStoreSpec
 from quantop.api.quantizedmodel import (
+    MAX_TASKS,
     Artifact,
     ArtifactState,
     Failure,
     QualityStatus,
     Resolution,
+    TaskAccuracy,
 )
 from quantop.builders import jobs, meta, serving
 from quantop.builders.meta import Manifest
@@ -24,6 +26,7 @@ from quantop.contract import (
     ConversionTask,
     EvaluationRef,
     Override,
+    PromptsRef,
     PublishResult,
     QualityReport,
     Recipe,
@@ -32,6 +35,8 @@ from quantop.contract import (
     SourceRef,
     Stage,
     StoreRef,
+    TaskReport,
+    TasksRef,
     digest,
 )
 from quantop.quantities import to_bytes
@@ -145,6 +150,8 @@ def conversion_task(
     spec = snapshot.spec
     calibration = spec.quantization.calibration
     evaluation = spec.quality.evaluation if spec.quality else None
+    prompts = evaluation.prompts if evaluation else None
+    tasks = evaluation.tasks if evaluation else None
     return ConversionTask(
         store=store_ref(store),
         source=SourceRef(
@@ -178,17 +185,27 @@ def conversion_task(
             uri=evaluation.uri,
             sequence_length=evaluation.sequence_length,
             max_tokens=evaluation.max_tokens,
+            prompts=prompts
+            and PromptsRef(
+                uri=prompts.uri,
+                max_prompts=prompts.max_prompts,
+                answer_tokens=prompts.answer_tokens,
+            ),
+            tasks=tasks and TasksRef(uri=tasks.uri, max_samples=tasks.max_samples),
         ),
         architectures=tuple(quantizer.spec.architectures),
         max_source_bytes=snapshot.settings.max_source_bytes,
+        max_mean_kl_divergence=spec.quality.max_mean_kl_divergence if spec.quality else None,
     )
 
 
 def inputs_hash(snapshot: Snapshot, task: ConversionTask) -> str:
     """Hash over all that resolve's answer follows from; the annotation lets a person ask again.
-    What is left at its default does not count, so that a new version asks nothing anew."""
+    What is left at its default does not count, so that a new version asks nothing anew; nor does a
+    limit, which needs no other Job."""
     again = snapshot.model["metadata"].get("annotations", {}).get(meta.REQUESTED_AT_ANNOTATION)
-    asked = task.model_dump(mode="json", exclude_defaults=True, exclude={"source": {"mirrored"}})
+    unasked: dict[str, Any] = {"source": {"mirrored"}, "max_mean_kl_divergence": True}
+    asked = task.model_dump(mode="json", exclude_defaults=True, exclude=unasked)
     return digest({"task": asked, "requestedAt": again})
 
 
@@ -426,12 +443,35 @@ def quality_status(
         label_agreement_percent=decimal(report.label_agreement_percent),
         baseline_accuracy_percent=decimal(report.baseline_accuracy_percent),
         accuracy_percent=decimal(report.accuracy_percent),
+        answer_agreement_percent=decimal(report.answer_agreement_percent),
+        mean_answer_prefix_percent=decimal(report.mean_answer_prefix_percent),
+        prompts=report.prompts,
+        task_accuracy_drop_points=decimal(report.task_accuracy_drop_points),
+        tasks=[task_status(task) for task in report.tasks[:MAX_TASKS]],
         texts=report.texts,
         tokens=report.tokens,
         report_uri=report_uri,
     )
 
 
+def task_status(report: TaskReport) -> TaskAccuracy:
+    """The accuracies in one task, as the status shows them."""
+    return TaskAccuracy(
+        name=report.name[:32],
+        metric=report.metric[:32],
+        samples=report.samples,
+        baseline_percent=fixed(report.baseline_percent),
+        baseline_error_percent=fixed(report.baseline_error_percent),
+        accuracy_percent=fixed(report.accuracy_percent),
+        error_percent=fixed(report.error_percent),
+    )
+
+
 def decimal(value: Any, digits: int = 3) -> str | None:
+    """The same of what may not have been measured."""
+    return None if value is None else fixed(value, digits)
+
+
+def fixed(value: float, digits: int = 3) -> str:
     """A number as a decimal string with so many digits behind the point."""
-    return None if value is None else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}"

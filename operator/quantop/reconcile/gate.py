@@ -94,6 +94,23 @@ LIMITS: tuple[Limit[QualityStatus], ...] = (
         found="the label is found for {figure} % of {0.texts} texts (by the source: "
         "{0.baseline_accuracy_percent} %)",
     ),
+    Limit(
+        "minAnswerAgreementPercent",
+        lambda quality: quality.min_answer_agreement_percent,
+        lambda measured: measured.answer_agreement_percent,
+        is_maximum=False,
+        found="the answer is the same to {figure} % of {0.prompts} prompts "
+        "({0.mean_answer_prefix_percent} % of it on average)",
+    ),
+    Limit(
+        "maxTaskAccuracyDropPoints",
+        lambda quality: quality.max_task_accuracy_drop_points,
+        lambda measured: measured.task_accuracy_drop_points,
+        is_maximum=True,
+        found="{figure} points of accuracy are lost in task {0.tasks[0].name} "
+        "({0.tasks[0].baseline_percent} % -> {0.tasks[0].accuracy_percent} % of "
+        "{0.tasks[0].samples} documents)",
+    ),
 )
 
 

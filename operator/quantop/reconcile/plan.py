@@ -314,9 +314,20 @@ def told(quality: QualityStatus | None) -> str | None:
         if quality.top_token_agreement_percent
         else ""
     )
+    answers = (
+        f", the same answer to {quality.answer_agreement_percent} % of {quality.prompts} prompts"
+        if quality.answer_agreement_percent
+        else ""
+    )
+    tasks = (
+        f", {quality.task_accuracy_drop_points} points of accuracy lost in {len(quality.tasks)} "
+        "tasks at most"
+        if quality.task_accuracy_drop_points
+        else ""
+    )
     return (
         f"Perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
-        f"{quality.tokens} tokens{agreement}"
+        f"{quality.tokens} tokens{agreement}{answers}{tasks}"
     )
 
 

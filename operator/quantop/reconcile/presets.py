@@ -6,8 +6,10 @@ Pure, and done before everything else: what comes behind knows nothing of Preset
 from dataclasses import replace
 from typing import Any
 
+from pydantic.alias_generators import to_snake
+
 from quantop.api.preset import PresetSpec
-from quantop.api.quantizedmodel import AUTO, QuantizedModelSpec
+from quantop.api.quantizedmodel import AUTO, NEEDED, QuantizedModelSpec
 from quantop.reasons import Reason
 from quantop.reconcile import choices
 from quantop.reconcile.snapshot import Problem, Snapshot
@@ -51,6 +53,14 @@ def spelt_out(snapshot: Snapshot) -> Snapshot | Problem:
             f"Preset {name!r} limits what may be lost, and there is no text to measure that on: "
             "set spec.quality.evaluation.uri, or name a Preset without limits.",
         )
+    evaluation = snapshot.spec.quality and snapshot.spec.quality.evaluation
+    for limit, needed in NEEDED.items():
+        if to_snake(limit) in _limits(preset) and not getattr(evaluation, needed):
+            return Problem(
+                Reason.EVALUATION_REQUIRED,
+                f"Preset {name!r} has {limit}, and there are no {needed} to measure it by: set "
+                f"spec.quality.evaluation.{needed}, or name a Preset without that limit.",
+            )
     named = replace(snapshot, spec=_merged(snapshot.spec, preset))
     precision = preset.quantization.precision
     if precision == AUTO:

@@ -1,4 +1,4 @@
-"""What every source of checkpoints can do."""
+"""What every source of checkpoints, and of other folders, can do."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,18 @@ from typing import Protocol
 from quantop_worker.digests import FileRecord
 from quantop_worker.progress import Progress
 
-FIELD = "spec.source.uri"
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a text or a folder is for: the field that names it, and the reason when it is not
+    there."""
+
+    field: str
+    missing: str
+
+
+CHECKPOINT = Purpose("spec.source.uri", "SourceNotFound")
+FIELD = CHECKPOINT.field
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,9 @@ class SourceFile:
 
 
 class Source(Protocol):
-    """A checkpoint somewhere. Methods raise RefusedError or TryAgainError."""
+    """A checkpoint, or another folder, somewhere. Methods raise RefusedError or TryAgainError."""
 
+    purpose: Purpose = CHECKPOINT
     uri: str
 
     @property
@@ -63,9 +75,9 @@ class Source(Protocol):
         return
 
 
-def changed(uri: str, path: str) -> str:
+def changed(source: Source, path: str) -> str:
     """The sentence for a file that was replaced meanwhile."""
     return (
-        f"{FIELD}: {path} of {uri} changed while it was read; "
+        f"{source.purpose.field}: {path} of {source.uri} changed while it was read; "
         f"leave the source alone during a conversion, then edit the object to try again."
     )

@@ -1,4 +1,4 @@
-"""Checkpoints on a mounted claim: ``pvc://CLAIM/PATH``."""
+"""Checkpoints, and other folders, on a mounted claim: ``pvc://CLAIM/PATH``."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,24 +10,26 @@ from quantop.contract import Referrer, digest
 from quantop_worker.digests import FileRecord
 from quantop_worker.errors import RefusedError
 from quantop_worker.s3 import CHUNK_BYTES
-from quantop_worker.sources.base import FIELD, Source, SourceFile, changed
+from quantop_worker.sources.base import CHECKPOINT, Purpose, Source, SourceFile, changed
 from quantop_worker.transfer import Download, download
 from quantop_worker.workspace import pvc_folder
 
 
 class PvcSource(Source):
-    """A checkpoint in a folder of a claim."""
+    """A checkpoint, or another folder, in a folder of a claim."""
 
-    def __init__(self, uri: str, location: str, referrer: Referrer) -> None:
-        self.uri = uri
+    def __init__(
+        self, uri: str, location: str, referrer: Referrer, purpose: Purpose = CHECKPOINT
+    ) -> None:
+        self.uri, self.purpose = uri, purpose
         self._location = location.rstrip("/")
         # A claim is its namespace's own: equal names and times elsewhere prove nothing.
         self._owner = [referrer.cluster, referrer.namespace]
-        self._folder = claim_path(uri, location, FIELD, "SourceNotFound")
+        self._folder = claim_path(uri, location, purpose)
         if not self._folder.is_dir():
             raise RefusedError(
-                "SourceNotFound",
-                f"{FIELD} is {uri}, but the claim has no such folder: correct the path.",
+                purpose.missing,
+                f"{purpose.field} is {uri}, but the claim has no such folder: correct the path.",
             )
 
     def files(self) -> list[SourceFile]:
@@ -57,7 +59,7 @@ class PvcSource(Source):
         def accept(record: FileRecord) -> None:
             listed = next(file for file in files if file.path == record.path)
             if _version(self._folder / record.path) != listed.version:
-                raise RefusedError("SourceChanged", changed(self.uri, record.path))
+                raise RefusedError("SourceChanged", changed(self, record.path))
             on_file(record)
 
         download(
@@ -82,8 +84,8 @@ class PvcSource(Source):
                 if entry.is_symlink():
                     raise RefusedError(
                         "PathEscapeRefused",
-                        f"{FIELD} is {self.uri}, where {name} is a symbolic link: put the files "
-                        f"themselves there, for example by `hf download --local-dir`.",
+                        f"{self.purpose.field} is {self.uri}, where {name} is a symbolic link: put "
+                        f"the files themselves there, for example by `hf download --local-dir`.",
                     )
                 if entry.is_dir():
                     yield from self._walk(path)
@@ -96,15 +98,16 @@ class PvcSource(Source):
             for position in range(start, stop, CHUNK_BYTES):
                 chunk = os.pread(descriptor, min(CHUNK_BYTES, stop - position), position)
                 if not chunk:
-                    raise RefusedError("SourceChanged", changed(self.uri, file.path))
+                    raise RefusedError("SourceChanged", changed(self, file.path))
                 yield chunk
         finally:
             os.close(descriptor)
 
 
-def claim_path(uri: str, location: str, field: str, missing: str) -> Path:
-    """Where ``CLAIM/PATH`` is mounted. Raises RefusedError for a path that leaves the claim and
-    ``missing`` when the claim is not mounted."""
+def claim_path(uri: str, location: str, purpose: Purpose) -> Path:
+    """Where ``CLAIM/PATH`` is mounted. Raises RefusedError for a path that leaves the claim, and
+    when the claim is not mounted."""
+    field = purpose.field
     parts = location.rstrip("/").split("/")
     if not all(parts) or any(part in (".", "..") for part in parts):
         raise RefusedError(
@@ -113,7 +116,9 @@ def claim_path(uri: str, location: str, field: str, missing: str) -> Path:
     claim = pvc_folder() / parts[0]
     path = claim.joinpath(*parts[1:])
     if not claim.is_dir():
-        raise RefusedError(missing, f"{field} is {uri}, but there is no claim {parts[0]} to read.")
+        raise RefusedError(
+            purpose.missing, f"{field} is {uri}, but there is no claim {parts[0]} to read."
+        )
     if path.resolve() != claim.resolve().joinpath(*parts[1:]):
         raise RefusedError(
             "PathEscapeRefused",

@@ -1,4 +1,4 @@
-"""Checkpoints in a bucket: ``s3://BUCKET/PREFIX``."""
+"""Checkpoints, and other folders, in a bucket: ``s3://BUCKET/PREFIX``."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,20 +16,25 @@ from quantop_worker.s3 import (
     source_connection,
     store_connection,
 )
-from quantop_worker.sources.base import FIELD, Source, SourceFile, changed
+from quantop_worker.sources.base import CHECKPOINT, Purpose, Source, SourceFile, changed
 from quantop_worker.transfer import Download, download
 
 HEADS = 8
+STORE_CREDENTIALS = "texts and tasks are read with the store's keys, which must be allowed to"
 
 
 class S3Source(Source):
-    """A checkpoint below a prefix of a bucket."""
+    """A checkpoint below a prefix of a bucket; of another purpose, a folder at the store's own
+    endpoint."""
 
-    def __init__(self, uri: str, location: str, store: StoreRef) -> None:
-        self.uri = uri
+    def __init__(
+        self, uri: str, location: str, store: StoreRef, purpose: Purpose = CHECKPOINT
+    ) -> None:
+        self.uri, self.purpose = uri, purpose
         name, _, prefix = location.partition("/")
         self._prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
-        connection = source_connection(store)
+        owned = purpose is CHECKPOINT
+        connection = source_connection(store) if owned else store_connection(store)
         # Another server could claim any ETag: what it lists must not pass for what the store's
         # own server lists under the same names.
         self._server = "" if connection == store_connection(store) else connection.endpoint or "aws"
@@ -37,11 +42,13 @@ class S3Source(Source):
             connection.client,
             name,
             Place(
-                title="the source",
-                field=FIELD,
+                title="the source" if owned else "the store",
+                field=purpose.field,
                 credentials="check the keys in the Secret that spec.source.credentialsSecretName "
-                "names, or without one those of the store",
-                missing="SourceNotFound",
+                "names, or without one those of the store"
+                if owned
+                else STORE_CREDENTIALS,
+                missing=purpose.missing,
             ),
         )
 
@@ -101,11 +108,11 @@ class S3Source(Source):
     def _version(self, file: SourceFile) -> str:
         found = self._bucket.head(self._prefix + file.path)
         if found is None or found.etag != file.version:
-            raise TryAgainError("SourceChanged", changed(self.uri, file.path))
+            raise TryAgainError("SourceChanged", changed(self, file.path))
         return found.version
 
     def _stream(self, file: SourceFile, start: int, stop: int) -> Iterator[bytes]:
         try:
             yield from self._bucket.stream(self._prefix + file.path, start, stop, etag=file.version)
         except PreconditionFailedError:
-            raise RefusedError("SourceChanged", changed(self.uri, file.path)) from None
+            raise RefusedError("SourceChanged", changed(self, file.path)) from None

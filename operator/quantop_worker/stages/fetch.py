@@ -8,18 +8,13 @@ from quantop.contract import ConversionTask, Message, Stage
 from quantop_worker.checkpoint import Checkpoint, inspect
 from quantop_worker.digests import FileRecord, files_digest
 from quantop_worker.errors import RefusedError
-from quantop_worker.manifest import (
-    FetchRecord,
-    SourceRecord,
-    check_same_source,
-    evaluation_id,
-)
+from quantop_worker.manifest import FetchRecord, SourceRecord, check_same_source
 from quantop_worker.progress import Progress
 from quantop_worker.provenance import timestamp
 from quantop_worker.sources import Source, open_source
 from quantop_worker.stages.pull import fetch_artifact
 from quantop_worker.store import Artifact, Published
-from quantop_worker.texts import fetch_calibration, fetch_evaluation, open_texts
+from quantop_worker.texts import open_texts
 from quantop_worker.workspace import Workspace, check_disk, write_whole
 
 
@@ -40,15 +35,15 @@ def run(task: ConversionTask, progress: Progress) -> FetchResult:
     workspace.state.mkdir(parents=True, exist_ok=True)
     artifact = Artifact(task.store, task.key)
     texts = open_texts(task)
-    complete = artifact.complete(evaluation_id(task, texts.evaluation_identity))
+    complete = artifact.complete(texts.evaluation_id)
     if complete is not None:
         write_whole(workspace.published_file, artifact.summary(complete).to_json())
         return FetchResult(already_published=True)
     source = _fetch_source(task, task.source_identity, workspace, progress)
     record = FetchRecord(
         source=source,
-        calibration=fetch_calibration(task, texts, workspace.calibration_file),
-        evaluation=fetch_evaluation(task, texts, workspace.evaluation_file),
+        calibration=texts.fetch_calibration(workspace),
+        evaluation=texts.fetch_evaluation(workspace),
     )
     published = artifact.find()
     if published is not None:

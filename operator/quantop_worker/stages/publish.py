@@ -167,7 +167,7 @@ class Publication:
                 f"were measured here; the next attempt measures those.",
             )
         measured = replace(published, quality=quality)
-        write_report(self.artifact, measured)
+        write_report(self.artifact, measured, self.task)
         return self.artifact.summary(measured)
 
 

@@ -3,7 +3,6 @@
 from quantop.contract import ArtifactSummary, ConversionTask, ResolveResult, artifact_key
 
 from quantop_worker.checkpoint import inspect
-from quantop_worker.manifest import evaluation_id
 from quantop_worker.progress import Progress
 from quantop_worker.report import write_report
 from quantop_worker.sources import open_source
@@ -23,7 +22,7 @@ def run(task: ConversionTask, progress: Progress) -> ResolveResult:
     )
     progress.begin("looking for the artifact in the store")
     artifact = Artifact(task.store, key, bucket)
-    published = _referred(artifact, task, evaluation_id(task, texts.evaluation_identity))
+    published = _referred(artifact, task, texts.evaluation_id)
     return ResolveResult(
         key=key,
         source_identity=checkpoint.identity,
@@ -45,5 +44,5 @@ def _referred(
         artifact.forget(task.referrer)
         return None
     # Written anew: by now other artifacts of the source may have been measured.
-    write_report(artifact, published)
+    write_report(artifact, published, task)
     return artifact.summary(published)

@@ -121,7 +121,7 @@ class Gptq:
         """Read the tokenizer's files."""
         return checkpoint.vocabulary(artifact)
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
         """Unpack the weights to single precision and load them by transformers: kernels for these
         formats want a GPU, and give the same numbers up to rounding."""
         unpacked = task.scratch

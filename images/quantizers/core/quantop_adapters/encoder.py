@@ -77,6 +77,20 @@ def labels(folder: Path) -> list[str]:
     return [str(names[index]) for index in sorted(names, key=int)]
 
 
+def check_labels(source: Path, artifact: Path) -> None:
+    """Refuse a classifier's artifact that names labels otherwise than its source.
+
+    Raises:
+        RefusedError: a label has another name, by which it would be served.
+    """
+    if is_classifier(source) and labels(artifact) != labels(source):
+        raise RefusedError(
+            "LabelsDiffer",
+            f"the artifact's config.json names the labels {', '.join(labels(artifact)[:8])}, and "
+            f"the source's {', '.join(labels(source)[:8])}: the conversion went wrong",
+        )
+
+
 def pooling(folder: Path) -> tuple[str, bool]:
     """How states become an embedding: `mean`, `cls` or `max`, and whether it has length 1.
 

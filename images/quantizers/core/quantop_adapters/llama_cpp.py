@@ -37,11 +37,6 @@ WEIGHTED_ONLY = (
 )
 BATCH = 256
 """Tokens decoded at once; as all logits are kept, this bounds memory for large vocabularies."""
-SAMPLE = (
-    "The quick brown fox, aged 3.14, jumps over 12345 lazy dogs!\n\n"
-    "  def f(x):\n\treturn x['key'] + \"ä€\"\n"
-    "It's what they'd've said: http://example.org/a_b?c=d&e=%20 … ½ — 日本語\n"
-)
 
 
 class Model:
@@ -119,22 +114,23 @@ class Engine(Model):
                 f"llama.cpp cannot make a context of {context} tokens: {self.problems}",
             )
 
-    def score(self, window: Sequence[int]) -> Iterator[Any]:
-        """The logits at each of a window's positions, as many at a time as are decoded at once.
+    def score(self, ids: Sequence[int], start: int = 0) -> Iterator[Any]:
+        """The logits at each position, as many at a time as are decoded at once.
 
         Raises:
             RuntimeError: llama.cpp could not decode.
         """
         numpy: Any = importlib.import_module("numpy")
-        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        if not start:
+            self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
         batch = self.library.llama_batch_init(BATCH, 0, 1)
         try:
-            for start in range(0, len(window), BATCH):
-                ids = window[start : start + BATCH]
-                batch.n_tokens = len(ids)
-                for index, token in enumerate(ids):
+            for first in range(0, len(ids), BATCH):
+                some = ids[first : first + BATCH]
+                batch.n_tokens = len(some)
+                for index, token in enumerate(some):
                     batch.token[index] = token
-                    batch.pos[index] = start + index
+                    batch.pos[index] = start + first + index
                     batch.n_seq_id[index] = 1
                     batch.seq_id[index][0] = 0
                     batch.logits[index] = 1
@@ -142,7 +138,7 @@ class Engine(Model):
                     raise RuntimeError(f"llama.cpp could not decode: {self.problems}")
                 yield numpy.ctypeslib.as_array(
                     self.library.llama_get_logits(self.context),
-                    shape=(len(ids), self.vocabulary_size),
+                    shape=(len(some), self.vocabulary_size),
                 )
         finally:
             self.library.llama_batch_free(batch)
@@ -314,9 +310,9 @@ class LlamaCpp:
         """Ask llama.cpp, which reads the file's token list."""
         return Model(first_file(artifact), vocabulary_only=True).tokens()
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
-        """Load the file with room for one window."""
-        return Engine(first_file(task.artifact), task.window_length, task.threads).score
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
+        """Load the file with room for one text."""
+        return Engine(first_file(task.artifact), length, task.threads).score
 
 
 def first_file(artifact: Path) -> Path:
@@ -367,14 +363,10 @@ def check_tokenizer(path: Path, task: stage.Task) -> None:
     Raises:
         RefusedError: they differ, so the served model would read other text than it was sent.
     """
-    text = SAMPLE
-    for given in (task.evaluation, task.calibration):
-        if given:
-            text += perplexity.read_text(given.file)[:4000]
     expected = list(
-        checkpoint.load_tokenizer(task.source)(text, add_special_tokens=False).input_ids
+        checkpoint.load_tokenizer(task.source)(task.sample, add_special_tokens=False).input_ids
     )
-    found = Model(path, vocabulary_only=True).tokenize(text)
+    found = Model(path, vocabulary_only=True).tokenize(task.sample)
     if found != expected:
         raise RefusedError(
             "UnsupportedTokenizer",

@@ -164,7 +164,7 @@ class LlmCompressor:
         """Read the tokenizer's files."""
         return checkpoint.vocabulary(artifact)
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
         """Load the checkpoint by transformers, which unpacks it with compressed-tensors."""
         return perplexity.transformers_scorer(task.artifact, "artifact")
 

@@ -117,7 +117,7 @@ class Mlx:
         """Read the tokenizer's files."""
         return checkpoint.vocabulary(artifact)
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
         """Load the artifact by mlx-lm and unpack its weights once, to single precision.
 
         mlx's product with packed weights is made for Apple's processors. On others it is slower
@@ -143,9 +143,14 @@ class Mlx:
                     "NumbersNotFinite", f"the artifact's {name} holds numbers that are not finite"
                 )
         numpy: Any = importlib.import_module("numpy")
+        caches: Any = importlib.import_module("mlx_lm.models.cache")
+        kept: Any = None
 
-        def score(window: Sequence[int]) -> Iterator[Any]:
-            yield numpy.array(model(core.array([list(window)]))[0])
+        def score(ids: Sequence[int], start: int = 0) -> Iterator[Any]:
+            nonlocal kept
+            if not start:
+                kept = caches.make_prompt_cache(model)
+            yield numpy.array(model(core.array([list(ids)]), cache=kept)[0])
 
         return score
 

@@ -119,6 +119,7 @@ class Onnxruntime:
         """Embed, or classify, the evaluation text by the source and by the artifact."""
         numpy: Any = importlib.import_module("numpy")
         check_finite(task.artifact)
+        encoder.check_labels(task.source, task.artifact)
         run = session(task.artifact, task.threads)
         names = tuple(entry.name for entry in run.get_inputs())
         tokenizers: Any = importlib.import_module("tokenizers")
@@ -153,9 +154,7 @@ class Onnxruntime:
             else texts.Similarity()
         )
         tokens = 0
-        for index, text in enumerate(given):
-            if index % max(1, len(given) // 16) == 0:
-                progress("comparing the artifact with its source", 15 + 84 * index // len(given))
+        for text in progress.through(given, "comparing the artifact with its source", 15, 99):
             encoding = tokenizer.encode(text.text)
             ids, found = artifact(text.text)
             if ids != encoding.ids:
@@ -167,6 +166,12 @@ class Onnxruntime:
             fed = encoder.feed(encoding, encoder.inputs(task.source))
             with torch.inference_mode():
                 expected = source(*map(torch.from_numpy, fed.values()))[0].numpy()
+            if found.shape != expected.shape:
+                raise RefusedError(
+                    "ArtifactNotLoadable",
+                    f"the artifact gives {found.shape[-1]} numbers for a text and its source "
+                    f"{expected.shape[-1]}: it is another model's",
+                )
             measured.add(text, expected, found)
             tokens += len(ids)
         return {

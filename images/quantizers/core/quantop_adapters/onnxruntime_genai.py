@@ -125,7 +125,7 @@ class OnnxruntimeGenai:
         """Read the tokenizer's files."""
         return checkpoint.vocabulary(artifact)
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
         """Run the graph with onnxruntime, feeding back what attention keeps."""
         numpy: Any = importlib.import_module("numpy")
         decoder = json.loads((task.artifact / "genai_config.json").read_text())["model"]["decoder"]
@@ -138,17 +138,20 @@ class OnnxruntimeGenai:
             (1, decoder["num_key_value_heads"], 0, decoder["head_size"]), dtype=numpy.float32
         )
 
-        def score(window: Sequence[int]) -> Iterator[Any]:
-            past = dict.fromkeys(kept, empty)
-            for start in range(0, len(window), BATCH):
-                ids = window[start : start + BATCH]
-                feed = {"input_ids": numpy.array([ids], dtype=numpy.int64)}
+        past: dict[str, Any] = {}
+
+        def score(ids: Sequence[int], start: int = 0) -> Iterator[Any]:
+            nonlocal past
+            if not start:
+                past = dict.fromkeys(kept, empty)
+            for first in range(0, len(ids), BATCH):
+                some = ids[first : first + BATCH]
+                before, end = start + first, start + first + len(some)
+                feed = {"input_ids": numpy.array([some], dtype=numpy.int64)}
                 if "attention_mask" in inputs:
-                    feed["attention_mask"] = numpy.ones((1, start + len(ids)), dtype=numpy.int64)
+                    feed["attention_mask"] = numpy.ones((1, end), dtype=numpy.int64)
                 if "position_ids" in inputs:
-                    feed["position_ids"] = numpy.arange(start, start + len(ids), dtype=numpy.int64)[
-                        None
-                    ]
+                    feed["position_ids"] = numpy.arange(before, end, dtype=numpy.int64)[None]
                 found = dict(zip(outputs, run.run(outputs, {**feed, **past}), strict=True))
                 past = {name: found[name.replace("past_key_values", "present")] for name in kept}
                 yield found["logits"][0]

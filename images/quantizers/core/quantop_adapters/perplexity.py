@@ -11,18 +11,26 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from quantop_adapters.checkpoint import first_sentence
 from quantop_adapters.refusal import RefusedError
 
 PROTOCOL = "windows-v1"
 
-Scorer = Callable[[Sequence[int]], Iterable[Any]]
-"""From one window's ids to its logits: arrays of shape (rows, vocabulary) that together hold one
-row for each position, in order. An array is valid until the next one is asked for."""
+
+class Scorer(Protocol):
+    """A model in its engine, which keeps what it has read of one text."""
+
+    def __call__(self, ids: Sequence[int], start: int = 0) -> Iterable[Any]:
+        """Read on, behind the text's `start` ids that it has read already; 0 begins another text.
+
+        Returns:
+            The logits: arrays of shape (rows, vocabulary) that together hold one row for each of
+            the ids, in order. An array is valid until the next one is asked for.
+        """
 
 
 def read_text(path: Path) -> str:
@@ -129,9 +137,17 @@ def transformers_scorer(folder: Path, what: str) -> Scorer:
                 "NumbersNotFinite", f"the {what}'s {name} holds numbers that are not finite"
             )
 
-    def score(window: Sequence[int]) -> Iterator[Any]:
+    kept: Any = None
+
+    def score(ids: Sequence[int], start: int = 0) -> Iterator[Any]:
+        nonlocal kept
         with torch.inference_mode():
-            ids = torch.tensor([list(window)])
-            yield model(input_ids=ids, use_cache=False).logits[0].float().numpy()
+            found = model(
+                input_ids=torch.tensor([list(ids)]),
+                past_key_values=kept if start else None,
+                use_cache=True,
+            )
+            kept = found.past_key_values
+            yield found.logits[0].float().numpy()
 
     return score

@@ -19,13 +19,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from quantop_adapters import checkpoint, perplexity
+from quantop_adapters import answers, checkpoint, harness, perplexity
 from quantop_adapters.comparison import Comparison
 from quantop_adapters.coverage import Coverage, Override
 from quantop_adapters.refusal import RefusedError
@@ -35,7 +35,17 @@ DEFAULT_METHOD = "Default"
 """How a Quantizer names a toolchain's only way; the same as no name at all."""
 TRIAL_WINDOW = tuple(range(32))
 """Token ids that an artifact is tried on where no evaluation text is given."""
+SAMPLE = (
+    "The quick brown fox, aged 3.14, jumps over 12345 lazy dogs!\n\n"
+    "  def f(x):\n\treturn x['key'] + \"ä€\"\n"
+    "It's what they'd've said: http://example.org/a_b?c=d&e=%20 … ½ — 日本語"
+)
+"""What tokenizers are tried on."""
+SAMPLE_LENGTH = 4000
+"""Characters of each text given that they are tried on, too."""
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation text, the tokens of one window and the tokens used at most."""
+    """An evaluation text, the tokens of one window and the tokens used at most; and prompts and
+    tasks, where answers and accuracies are to be compared, too."""
 
     file: Path
     sequence_length: int
     max_tokens: int
+    prompts: answers.Prompts | None = None
+    tasks: harness.Tasks | None = None
 
 
 @dataclass(frozen=True)
@@ -77,14 +90,55 @@ class Task:
     max_file_bytes: int | None = None
 
     @property
-    def window_length(self) -> int:
-        """Tokens that the artifact's engine is asked to hold while it is measured."""
-        return self.evaluation.sequence_length if self.evaluation else len(TRIAL_WINDOW)
-
-    @property
     def scratch(self) -> Path:
         """A folder beside the artifact for files on the way to it; gone when the stage is done."""
         return self.artifact.with_name(self.artifact.name + ".scratch")
+
+    @property
+    def sample(self) -> str:
+        """A text to try a tokenizer on: much of what is hard to split, and what will be read."""
+        texts = [each.file for each in (self.evaluation, self.calibration) if each]
+        return "\n".join([SAMPLE, *(perplexity.read_text(text)[:SAMPLE_LENGTH] for text in texts)])
+
+    def environment(self) -> dict[str, str]:
+        """The contract's variables that ask for this task."""
+        variables: dict[str, object] = {
+            "WORK_DIR": self.state.parent,
+            "SOURCE_DIR": self.source,
+            "ARTIFACT_DIR": self.artifact,
+            "QUALITY_FILE": self.quality,
+            "MODEL_NAME": self.model_name,
+            "FORMAT": self.format,
+            "PRECISION": self.precision,
+            "METHOD": self.method,
+            "OMP_NUM_THREADS": self.threads,
+            "BITS_PER_WEIGHT_MIN": self.bits_per_weight_min,
+            "BITS_PER_WEIGHT_MAX": self.bits_per_weight_max,
+        }
+        if calibration := self.calibration:
+            variables |= {
+                "CALIBRATION_FILE": calibration.file,
+                "CALIBRATION_SAMPLES": calibration.samples,
+                "CALIBRATION_SEQUENCE_LENGTH": calibration.sequence_length,
+            }
+        if evaluation := self.evaluation:
+            variables |= {
+                "EVALUATION_FILE": evaluation.file,
+                "EVALUATION_SEQUENCE_LENGTH": evaluation.sequence_length,
+                "EVALUATION_MAX_TOKENS": evaluation.max_tokens,
+            }
+            if prompts := evaluation.prompts:
+                variables |= {
+                    "EVALUATION_PROMPTS_FILE": prompts.file,
+                    "EVALUATION_MAX_PROMPTS": prompts.most,
+                    "EVALUATION_ANSWER_TOKENS": prompts.answer_tokens,
+                }
+            if tasks := evaluation.tasks:
+                variables |= {
+                    "EVALUATION_TASKS_DIR": tasks.folder,
+                    "EVALUATION_MAX_SAMPLES": tasks.most,
+                }
+        return {name: str(value) for name, value in variables.items() if value is not None}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Task:
@@ -97,6 +151,8 @@ class Task:
         work = Path(environment.get("WORK_DIR") or "/work")
         calibration = environment.get("CALIBRATION_FILE", "")
         evaluation = environment.get("EVALUATION_FILE", "")
+        prompts = environment.get("EVALUATION_PROMPTS_FILE", "")
+        tasks = environment.get("EVALUATION_TASKS_DIR", "")
         low, high = (environment.get(f"BITS_PER_WEIGHT_{end}", "") for end in ("MIN", "MAX"))
         return cls(
             source=Path(environment.get("SOURCE_DIR") or work / "source"),
@@ -118,6 +174,16 @@ class Task:
                 Path(evaluation),
                 int(environment.get("EVALUATION_SEQUENCE_LENGTH") or 256),
                 int(environment.get("EVALUATION_MAX_TOKENS") or 20_000),
+                answers.Prompts(
+                    Path(prompts),
+                    int(environment.get("EVALUATION_MAX_PROMPTS") or 64),
+                    int(environment.get("EVALUATION_ANSWER_TOKENS") or 32),
+                )
+                if prompts
+                else None,
+                harness.Tasks(Path(tasks), int(environment.get("EVALUATION_MAX_SAMPLES") or 200))
+                if tasks
+                else None,
             )
             if evaluation
             else None,
@@ -159,8 +225,8 @@ class Toolchain(Protocol):
 class Scoring(Toolchain, Protocol):
     """A toolchain for models that predict the next token."""
 
-    def scorer(self, task: Task) -> perplexity.Scorer:
-        """Load the artifact into its own engine; the result scores one window of token ids.
+    def scorer(self, task: Task, length: int) -> perplexity.Scorer:
+        """Load the artifact into its own engine, for texts of `length` tokens at most.
 
         Raises:
             RefusedError: the engine cannot load it, or a number in it is not finite.
@@ -214,6 +280,13 @@ class Progress:
         if size is not None:
             line["bytes"] = size
         print(json.dumps(line), flush=True)
+
+    def through(self, items: Sequence[Item], message: str, start: int, stop: int) -> Iterator[Item]:
+        """The items one by one, reported sixteen times between two percentages."""
+        for index, item in enumerate(items):
+            if index % max(1, len(items) // 16) == 0:
+                self(message, start + (stop - start) * index // len(items))
+            yield item
 
 
 def termination_text(document: Mapping[str, object], limit: int = TERMINATION_MESSAGE_BYTES) -> str:
@@ -405,7 +478,6 @@ def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, obj
     Raises:
         RefusedError: what it gives are no finite numbers, or the text is too short.
     """
-    artifact = toolchain.scorer(task)
     measured: dict[str, object] = {
         "protocol": perplexity.PROTOCOL,
         "baselinePerplexity": None,
@@ -413,7 +485,8 @@ def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, obj
         "tokens": 0,
     }
     if task.evaluation:
-        return measured | compare(task, task.evaluation, artifact, progress)
+        return measured | compare(toolchain, task, task.evaluation, progress)
+    artifact = toolchain.scorer(task, len(TRIAL_WINDOW))
     trial = Comparison()
     # Compared with itself, it is run once: only whether it gives numbers is asked.
     trial.add(TRIAL_WINDOW, *itertools.tee(artifact(TRIAL_WINDOW)))
@@ -422,25 +495,41 @@ def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, obj
 
 
 def compare(
-    task: Task, evaluation: Evaluation, artifact: perplexity.Scorer, progress: Progress
+    toolchain: Scoring, task: Task, evaluation: Evaluation, progress: Progress
 ) -> dict[str, object]:
-    """Score source and artifact on the evaluation text; the measurements by their names.
+    """Score source and artifact on the evaluation text, have both answer the prompts and solve the
+    tasks; the measurements by their names.
 
     Raises:
-        RefusedError: the text is too short, or a perplexity is not finite.
+        RefusedError: the text is too short, prompts or tasks cannot be used, or a perplexity is not
+            finite.
     """
-    length = evaluation.sequence_length
+    length, asked, given = evaluation.sequence_length, evaluation.prompts, evaluation.tasks
     checkpoint.check_length(task.source, "spec.quality.evaluation.sequenceLength", length)
     tokens = checkpoint.token_ids(task.source, perplexity.read_text(evaluation.file))
     windows = perplexity.windows(tokens[: evaluation.max_tokens], length)
+    prompts = asked.read(task.source) if asked else []
+    longest = max(map(len, prompts), default=0) + (asked.answer_tokens if asked else 0)
+    tasks = given.read() if given else []
+    if tasks:
+        longest = max(longest, harness.context_length(task.source))
+    artifact = toolchain.scorer(task, max(length, longest))
     progress("loading the source", 10)
     source = perplexity.transformers_scorer(task.source, "source")
     comparison = Comparison()
-    for index, window in enumerate(windows):
-        if index % max(1, len(windows) // 16) == 0:
-            progress("comparing the artifact with its source", 15 + 84 * index // len(windows))
+    for window in progress.through(windows, "comparing the artifact with its source", 15, 50):
         comparison.add(window, source(window), artifact(window))
-    return comparison.report()
+    measured = comparison.report()
+    if asked:
+        each = progress.through(prompts, "answering the prompts", 50, 70)
+        ends = answers.ends(task.source)
+        measured |= answers.compare(each, asked.answer_tokens, ends, source, artifact)
+    if given:
+        sides = progress.through((source, artifact), "solving the tasks", 70, 99)
+        measured |= harness.compare(
+            *(harness.measure(tasks, given.most, score, task.source) for score in sides)
+        )
+    return measured
 
 
 class ToolError(Exception):

@@ -47,11 +47,6 @@ know, is the upper half of a 32-bit float."""
 INDICES = frozenset({"i64", "i32", "u64", "u32", "boolean", "string"})
 # Tables of the rotary embedding: no weights of the model.
 TABLES = "rotary_emb"
-SAMPLE = (
-    "The quick brown fox, aged 3.14, jumps over 12345 lazy dogs!\n\n"
-    "  def f(x):\n\treturn x['key'] + \"ä€\"\n"
-    "It's what they'd've said: http://example.org/a_b?c=d&e=%20 … ½ — 日本語"
-)
 
 
 class OpenVino:
@@ -97,18 +92,19 @@ class OpenVino:
         """Read the tokenizer's files; what its graph does is looked at before scoring."""
         return checkpoint.vocabulary(artifact)
 
-    def scorer(self, task: stage.Task) -> perplexity.Scorer:
-        """Run the graph with OpenVINO, whose state keeps what attention has seen of a window."""
+    def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
+        """Run the graph with OpenVINO, whose state keeps what attention has seen of a text."""
         check_finite(task.artifact)
         check_tokenizer(task, task.artifact)
         request = compiled(task.artifact, task.threads).create_infer_request()
         names = input_names(request.model_inputs)
 
-        def score(window: Sequence[int]) -> Iterator[Any]:
-            request.reset_state()
-            for start in range(0, len(window), BATCH):
-                ids = window[start : start + BATCH]
-                yield request.infer(inputs(names, ids, start))["logits"][0]
+        def score(ids: Sequence[int], start: int = 0) -> Iterator[Any]:
+            if not start:
+                request.reset_state()
+            for first in range(0, len(ids), BATCH):
+                some = ids[first : first + BATCH]
+                yield request.infer(inputs(names, some, start + first))["logits"][0]
 
         return score
 
@@ -182,15 +178,13 @@ def check_tokenizer(task: stage.Task, artifact: Path) -> None:
     openvino: Any = importlib.import_module("openvino")
     # It teaches OpenVINO the operations of these graphs.
     importlib.import_module("openvino_tokenizers")
-    text = SAMPLE
-    for given in (task.evaluation, task.calibration):
-        if given:
-            text += perplexity.read_text(given.file)[:4000]
     tokenizer = checkpoint.load_tokenizer(task.source)
-    expected = list(tokenizer(text).input_ids)
+    expected = list(tokenizer(task.sample).input_ids)
     try:
         core = openvino.Core()
-        found = core.compile_model(artifact / TOKENIZER, "CPU")([text])["input_ids"][0].tolist()
+        found = core.compile_model(artifact / TOKENIZER, "CPU")([task.sample])["input_ids"][
+            0
+        ].tolist()
         written = core.compile_model(artifact / DETOKENIZER, "CPU")([[expected]])[0][0]
     except RuntimeError as error:
         raise RefusedError(
@@ -413,7 +407,7 @@ def check_finite(artifact: Path) -> None:
     """
     numpy: Any = importlib.import_module("numpy")
     file = (artifact / ARTIFACT).with_suffix(".bin")
-    stored = file.stat().st_size
+    stored = file.stat().st_size if file.is_file() else 0
     for part in (part for operand in operands(artifact) for part in operand.parts):
         if part.offset + part.size > stored:
             raise RefusedError(

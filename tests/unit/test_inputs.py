@@ -1,0 +1,57 @@
+"""What asks for another Job, and what does not."""
+
+from typing import Any
+
+import pytest
+from quantop.api.quantizedmodel import QuantizedModelSpec, QuantizedModelStatus
+from quantop.contract import (
+    ConversionTask,
+    EvaluationRef,
+    PromptsRef,
+    Recipe,
+    Referrer,
+    SourceRef,
+    StoreRef,
+    TasksRef,
+)
+from quantop.reconcile.artifact import inputs_hash
+from quantop.reconcile.snapshot import Snapshot
+from quantop.settings import Settings
+
+from tests.operator import objects
+
+TASK = ConversionTask(
+    store=StoreRef(bucket="artifacts"),
+    source=SourceRef(uri="s3://models/tiny"),
+    recipe=Recipe(format="GGUF", precision="Q4_0", quantizer="llama-cpp", quantizer_image="image"),
+    referrer=Referrer(cluster="c", namespace="n", name="m"),
+    evaluation=EvaluationRef(uri="s3://texts/e.txt", sequence_length=256, max_tokens=4096),
+    max_source_bytes=1,
+)
+
+
+def hashed(**changes: Any) -> str:
+    model = objects.model("n")
+    snapshot = Snapshot(
+        model=model,
+        spec=QuantizedModelSpec.model_validate(model["spec"]),
+        status=QuantizedModelStatus(),
+        settings=Settings("worker"),
+    )
+    return inputs_hash(snapshot, TASK.model_copy(update=changes))
+
+
+def test_another_limit_needs_no_other_job() -> None:
+    assert hashed(max_mean_kl_divergence="0.05") == hashed()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prompts": PromptsRef(uri="s3://texts/p.jsonl", max_prompts=8, answer_tokens=16)},
+        {"tasks": TasksRef(uri="s3://texts/tasks/", max_samples=8)},
+    ],
+)
+def test_what_else_is_measured_by_does(more: dict[str, Any]) -> None:
+    assert TASK.evaluation is not None
+    assert hashed(evaluation=TASK.evaluation.model_copy(update=more)) != hashed()
