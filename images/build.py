@@ -21,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ DEFAULT_BASE = "docker.io/library/python:3.11-slim-bookworm"
 # vLLM and torch.
 BASE_PACKAGES = ("python3", "ca-certificates", "libgomp1", "libnuma1")
 DEBIAN_SUITE = "bookworm"
-SETTINGS = ("UV_DEFAULT_INDEX", "PYTORCH_INDEX", "TORCH_VERSION", "UV_IMAGE")
+SETTINGS = ("GOPROXY", "UV_DEFAULT_INDEX", "PYTORCH_INDEX", "TORCH_VERSION", "UV_IMAGE")
 """Build arguments that the environment may set for every image that declares them."""
 
 
@@ -103,6 +104,12 @@ IMAGES = (
         {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},
         default=False,
     ),
+    Image(
+        "quantop/runtime-ollama",
+        "runtimes/ollama",
+        {"BASE_IMAGE": "base", "UV_IMAGE": "uv", "GO_IMAGE": "go"},
+        default=False,
+    ),
 )
 
 
@@ -121,7 +128,8 @@ class Engine:
 
     @property
     def bootstraps(self) -> bool:
-        """Whether the base image and uv's are made here: buildah suits machines with no way out."""
+        """Whether the base image, uv's and Go's are made here: buildah suits machines with no way
+        out."""
         return self.name == "buildah"
 
     def image_id(self, reference: str) -> str:
@@ -219,6 +227,8 @@ class Builder:
                     self.built[name] = self._ensure_base()
                 elif name == "uv":
                     self.built[name] = self._ensure_uv()
+                elif name == "go":
+                    self.built[name] = self._ensure_go()
                 else:
                     self.built[name] = self._ensure_image(self.table[name])
         return self.built[name]
@@ -236,8 +246,8 @@ class Builder:
         """What a Dockerfile's argument for the parent is set to; empty keeps its default."""
         if name == "base" and self.base != "bootstrap":
             return self.base
-        if name == "uv" and not self.engine.bootstraps:
-            return os.environ.get("UV_IMAGE", "")
+        if name in ("uv", "go") and not self.engine.bootstraps:
+            return os.environ.get(f"{name.upper()}_IMAGE", "")
         return self.local(name)
 
     def _ensure_image(self, image: Image) -> Record:
@@ -303,6 +313,26 @@ class Builder:
         shutil.copy2(binary, context / "uv")
         (context / "Dockerfile").write_text("FROM scratch\nCOPY uv /uv\n")
         return self._build("uv", context, [], digest_of(tree_digest(context)))
+
+    def _ensure_go(self) -> Record:
+        """An image that holds the Go in use at `/usr/local/go`, like the official one."""
+        if not self.engine.bootstraps:
+            return Record(inputs="", image_id=self.reference("go"), size="", seconds=0.0)
+        context = self.cache / "contexts" / "go"
+        # Where the repository's go.mod files may make Go take a newer one than is installed.
+        command = ["go", "-C", str(REPOSITORY / "images" / "runtimes" / "ollama")]
+        version = run([*command, "env", "GOVERSION"], "looking for go").strip()
+        archive = context / f"{version}.tar"
+        if not archive.exists():
+            context.mkdir(parents=True, exist_ok=True)
+            partial = archive.with_suffix(".partial")
+            root = Path(run([*command, "env", "GOROOT"], "looking for go").strip())
+            with tarfile.open(partial, "w", dereference=True) as tar:
+                for part in ("VERSION", "bin", "go.env", "lib", "pkg", "src"):
+                    tar.add(root / part, f"usr/local/go/{part}")
+            partial.rename(archive)
+        (context / "Dockerfile").write_text(f"FROM scratch\nADD {archive.name} /\n")
+        return self._build("go", context, [], version)
 
     def _build(self, name: str, context: Path, flags: Sequence[str], inputs: str) -> Record:
         """Run the engine unless the image of these inputs is there."""

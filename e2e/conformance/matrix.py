@@ -50,11 +50,12 @@ def _tables(figures: dict[str, Seen]) -> Iterator[str]:
 def _line(row: Row, found: Seen | None) -> str:
     start = f"| {row.precision} | {row.method}{' (calibrated)' if row.calibrated else ''} |"
     engine = row.runtime or row.elsewhere or ""
+    engines = ", ".join([engine, *(row.others if found is None else found.also)])
     if found is None:
-        return f"{start} not run | {engine} | | | | | | |"
+        return f"{start} not run | {engines} | | | | | | |"
     state = "works" if found.answered else "other hardware" if engine else "artifact"
     return (
-        f"{start} {state} | {engine} | {found.size_ratio} | {found.bits_per_weight} "
+        f"{start} {state} | {engines} | {found.size_ratio} | {found.bits_per_weight} "
         f"| {float(found.increase_percent):+.2f} % "
         f"| {float(found.top_token_agreement_percent):.1f} % "
         f"| {found.quantize_seconds} s | {found.peak_memory_bytes / 2**20:.0f} MiB |"

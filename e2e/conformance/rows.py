@@ -29,7 +29,9 @@ class Row:
     bits_per_weight: Mapping[str, str]
     calibrated: bool
     runtime: str | None
-    """The chart's ModelRuntime that serves it; None: there is none."""
+    """The chart's first ModelRuntime that serves it; None: there is none."""
+    others: tuple[str, ...]
+    """The rest of them."""
     elsewhere: str | None
     """Another ModelRuntime that is written to serve it, on other hardware."""
 
@@ -55,6 +57,7 @@ def rows() -> Iterator[Row]:
         if spec["format"] in OTHER_MODELS:
             continue
         for precision in spec["precisions"]:
+            able = serving(runtimes, spec["format"], precision["name"])
             for method in precision["methods"]:
                 yield Row(
                     quantizer=quantizer,
@@ -63,15 +66,19 @@ def rows() -> Iterator[Row]:
                     method=method["name"],
                     bits_per_weight=precision["bitsPerWeight"],
                     calibrated=method.get("calibration") == "Required",
-                    runtime=serving(runtimes, spec["format"], precision["name"]),
-                    elsewhere=serving(elsewhere, spec["format"], precision["name"]),
+                    runtime=next(iter(able), None),
+                    others=able[1:],
+                    elsewhere=next(
+                        iter(serving(elsewhere, spec["format"], precision["name"])), None
+                    ),
                 )
 
 
-def serving(runtimes: Mapping[str, Manifest], format_: str, precision: str) -> str | None:
-    """The first runtime that serves the precision of the format."""
-    for name, spec in runtimes.items():
-        for served in spec["formats"]:
-            if served["format"] == format_ and precision in served.get("precisions", [precision]):
-                return name
-    return None
+def serving(runtimes: Mapping[str, Manifest], format_: str, precision: str) -> tuple[str, ...]:
+    """The runtimes that serve the precision of the format."""
+    return tuple(
+        name
+        for name, spec in runtimes.items()
+        for served in spec["formats"]
+        if served["format"] == format_ and precision in served.get("precisions", [precision])
+    )

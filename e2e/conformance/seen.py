@@ -1,7 +1,7 @@
 """What the suite saw of each row, kept in the repository for the support matrix."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 FILE = Path(__file__).with_name("seen.json")
@@ -10,7 +10,7 @@ FILE = Path(__file__).with_name("seen.json")
 @dataclass(frozen=True)
 class Seen:
     """One row's figures, on the test model. ``quantize_seconds`` and ``peak_memory_bytes`` are of
-    the toolchain's stage; ``answered`` says that an engine served it."""
+    the toolchain's stage; ``answered`` says that an engine served it, and ``also`` which others."""
 
     size_ratio: str
     bits_per_weight: str
@@ -19,6 +19,7 @@ class Seen:
     quantize_seconds: int
     peak_memory_bytes: int
     answered: bool
+    also: list[str] = field(default_factory=list)
 
 
 def load() -> dict[str, Seen]:
@@ -32,4 +33,7 @@ def record(row: str, seen: Seen) -> None:
     """Replace one row's figures."""
     known = {**load(), row: seen}
     ordered = {name: asdict(known[name]) for name in sorted(known)}
+    for figures in ordered.values():
+        if not figures["also"]:
+            del figures["also"]
     FILE.write_text(json.dumps(ordered, indent=1) + "\n")

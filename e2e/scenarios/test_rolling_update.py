@@ -49,6 +49,13 @@ def test_onnxruntime_rolls_without_a_failed_request(team: Team) -> None:
 
 
 @pytest.mark.slow
+def test_ollama_rolls_without_a_failed_request(team: Team) -> None:
+    by_ollama = {"replicas": 2, "runtimeName": "ollama"}
+    before = quantized_model("roll-ollama", ("GGUF", "Q4_K_M"), serving=by_ollama)
+    roll(team, before, {"precision": "Q8_0"}, clients=2)
+
+
+@pytest.mark.slow
 def test_vllm_rolls_without_a_failed_request(team: Team) -> None:
     before = quantized_model(
         "roll-vllm",

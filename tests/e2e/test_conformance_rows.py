@@ -1,5 +1,7 @@
 """The conformance suite covers what the chart offers, and the matrix is made of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from e2e.conformance import matrix, seen
@@ -38,12 +40,14 @@ def test_what_was_seen_is_still_offered() -> None:
 
 def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = seen.Seen("0.32", "4.998", "0.214", "94.500", 9, 400 * 2**20, answered=True)
+    asked_twice = replace(figures, also=["ollama"])
     other = "llm-compressor/FP8_DYNAMIC/RTN"
     monkeypatch.setattr(
         seen,
         "load",
         lambda: {
             "llama-cpp/Q4_K_M/Default": figures,
+            "llama-cpp/F16/Default": asked_twice,
             other: seen.Seen("0.6", "10", "0.1", "99", 2, 0, answered=False),
             "mlx/4bit/Default": seen.Seen("0.3", "4.5", "2.1", "90", 2, 0, answered=False),
         },
@@ -53,6 +57,7 @@ def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         "| Q4_K_M | Default | works | llama-cpp | 0.32 | 4.998 | +0.21 % | 94.5 % | 9 s | 400 MiB |"
         in page
     )
+    assert "| F16 | Default | works | llama-cpp, ollama | 0.32 |" in page
     assert "| FP8_DYNAMIC | RTN | other hardware | vllm-gpu | 0.6 |" in page
     assert "| 4bit | Default | artifact |  | 0.3 |" in page
-    assert "| Q8_0 | Default | not run | llama-cpp |" in page
+    assert "| Q8_0 | Default | not run | llama-cpp, ollama |" in page

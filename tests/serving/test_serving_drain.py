@@ -238,7 +238,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) ->
     )
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
-    assert f"the model in {tmp_path} cannot be loaded" in errors.decode()
+    assert f"the model in {tmp_path} cannot be served" in errors.decode()
 
 
 async def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:

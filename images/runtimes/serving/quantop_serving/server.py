@@ -9,8 +9,9 @@ from types import FrameType
 
 import uvicorn
 from quantop_drain import drain_file
+from starlette.types import ASGIApp
 
-from quantop_serving.app import create_app
+from quantop_serving.app import OnFailure, create_app
 from quantop_serving.drain import Drain
 from quantop_serving.engine import Engine
 from quantop_serving.metrics import Metrics
@@ -52,32 +53,31 @@ def serve(settings: Settings, load: Callable[[Settings], Engine]) -> int:
 
     `load` is called in a thread, once the health routes answer.
     """
-    return _serve(
-        settings, lambda metrics: ModelService(settings, partial(load, settings), metrics)
-    )
+    metrics = Metrics(settings.model_name)
+    service = ModelService(settings, partial(load, settings), metrics)
+    return run(settings, partial(create_app, service, metrics))
 
 
 def serve_texts(settings: Settings, load: Callable[[Settings], Reader]) -> int:
     """The same for a model that reads texts whole."""
-    return _serve(settings, lambda metrics: TextService(settings, partial(load, settings), metrics))
-
-
-def _serve(
-    settings: Settings, service_with: Callable[[Metrics], ModelService | TextService]
-) -> int:
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     metrics = Metrics(settings.model_name)
+    service = TextService(settings, partial(load, settings), metrics)
+    return run(settings, partial(create_app, service, metrics))
+
+
+def run(settings: Settings, make_app: Callable[[Drain, OnFailure], ASGIApp]) -> int:
+    """Serve an application until a signal or its failure ends it. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     drain = Drain(drain_file(), linger=settings.drain_linger, timeout=settings.drain_timeout)
     failures: list[BaseException] = []
 
     def load_failed(error: BaseException) -> None:
-        log.error("the model in %s cannot be loaded: %s", settings.model_dir, error)
+        log.error("the model in %s cannot be served: %s", settings.model_dir, error)
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(service_with(metrics), metrics, drain, load_failed)
     config = uvicorn.Config(
-        app,
+        make_app(drain, load_failed),
         host=settings.host,
         port=settings.port,
         access_log=False,
