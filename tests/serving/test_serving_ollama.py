@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from quantop_ollama.engine import NO_TEMPLATE, Ollama, link
+from quantop_ollama.engine import NO_TEMPLATE, Ollama, OllamaError, link
 from quantop_ollama.front import LOADING, create_app
 from quantop_serving.drain import Drain
 from quantop_serving.settings import Settings
@@ -121,6 +121,12 @@ def test_the_weights_are_not_copied(model: Path, tmp_path: Path) -> None:
     assert blob.name == f"sha256-{digest}"
     assert blob.is_symlink()
     assert blob.samefile(model / "model.gguf")
+
+
+def test_a_model_in_several_files_is_refused_with_the_way_out(model: Path, tmp_path: Path) -> None:
+    (model / "model.gguf").rename(model / "model-00001-of-00001.gguf")
+    with pytest.raises(OllamaError, match="maxFileSize"):
+        link(model / "model.gguf", tmp_path / "store")
 
 
 async def test_it_is_ready_when_the_model_has_answered(

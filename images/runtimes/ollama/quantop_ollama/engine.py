@@ -117,7 +117,15 @@ def link(model: Path, store: Path) -> str:
     """Make a file a blob of Ollama's store by a link; its digest.
 
     Ollama asks only that there is a blob of this name, and neither checks nor writes it.
+
+    Raises:
+        OllamaError: the file is not there.
     """
+    if not model.is_file():
+        raise OllamaError(
+            f"there is no {model.name}: Ollama reads one file, so the model must be made without "
+            "spec.quantization.maxFileSize, or be served by llama-cpp"
+        )
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     blob = store / "blobs" / f"sha256-{digest}"
