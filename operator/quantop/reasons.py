@@ -25,8 +25,8 @@ class Reason(StrEnum):
     RESOLVING = "Resolving"
     CONVERTING = "Converting"
     WAITING_FOR_CONVERSION = "WaitingForConversion"
-    MEASURING = "Measuring"
     WAITING_FOR_DRAFT_MODEL = "WaitingForDraftModel"
+    MEASURING = "Measuring"
     ROLLING_OUT = "RollingOut"
     DELETING = "Deleting"
     # Good.

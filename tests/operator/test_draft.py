@@ -32,9 +32,14 @@ def settled(cluster: Cluster, namespace: str) -> Any:
 
 def pulled(deployment: Any) -> list[PullTask]:
     """What the pods of a Deployment pull."""
+    return pulled_by(deployment.spec.template.spec.init_containers)
+
+
+def pulled_by(containers: list[Any]) -> list[PullTask]:
+    """What these containers pull."""
     return [
         PullTask.model_validate_json(next(e.value for e in each.env if e.name == TASK_VARIABLE))
-        for each in deployment.spec.template.spec.init_containers
+        for each in containers
     ]
 
 
@@ -162,3 +167,37 @@ def test_a_draft_goes_with_the_model_that_drafted_with_it(
     cluster.delete(namespace, "served")
     cluster.wait("the served one is gone", lambda: is_gone(cluster, namespace, "served"))
     cluster.wait("the draft is gone", lambda: is_gone(cluster, namespace, "draft"))
+
+
+def test_a_trial_is_made_with_the_draft_and_anew_with_another_one_or_other_options(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    quality = {**EVALUATION, "minTokensPerSecond": 1}
+    cluster.apply(drafter(namespace))
+    cluster.apply(served(namespace, quality=quality))
+    deployment = settled(cluster, namespace)
+
+    def trials() -> list[Any]:
+        selector = "app.kubernetes.io/component=trial"
+        return list(cluster.batch.list_namespaced_job(namespace, label_selector=selector).items)
+
+    (trial,) = trials()
+    containers = trial.spec.template.spec.init_containers
+    assert [each.name for each in containers] == ["pull", "pull-draft", "engine"]
+    assert containers[-1].args == deployment.spec.template.spec.containers[0].args
+    assert pulled_by(containers[:2]) == pulled(deployment)
+    hashes = {cluster.model(namespace, "served")["status"]["performance"]["inputsHash"]}
+    cluster.patch(namespace, "draft", {"quantization": {"precision": "Q8_0"}})
+    cluster.wait_for(namespace, "draft", "Ready")
+    cluster.wait(
+        "the other draft",
+        lambda: (
+            pulled(settled(cluster, namespace))[1].key == key(cluster, namespace, "draft")
+            and cluster.condition(namespace, "draft", "Ready")["status"] == "True"
+        ),
+    )
+    hashes.add(cluster.model(namespace, "served")["status"]["performance"]["inputsHash"])
+    cluster.patch(namespace, "served", {"serving": {"engine": {"kvCacheType": "q8_0"}}})
+    settled(cluster, namespace)
+    hashes.add(cluster.model(namespace, "served")["status"]["performance"]["inputsHash"])
+    assert len(hashes) == 3

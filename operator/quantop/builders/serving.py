@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from quantop.api.base import API_VERSION
 from quantop.api.modelruntime import ModelRuntimeSpec, Probe
 from quantop.api.quantizedmodel import Artifact, Scaling, Serving
-from quantop.builders import engine, meta, pod
+from quantop.builders import engine_options, meta, pod
 from quantop.builders.meta import Manifest
 from quantop.contract import DRAFT_MODEL_DIR, MODEL_DIR, PullTask, Stage
 from quantop.quantities import mebibytes, to_cores
@@ -97,9 +97,9 @@ def deployment(
                         "labelSelector": {"matchLabels": selector(name)},
                     }
                 ],
-                initContainers=pulls(task, artifact, draft, access),
-                containers=[engine_container(name, serving, artifact, runtime)],
-                volumes=volumes(artifact, draft, runtime),
+                initContainers=pulls(artifact, task, access, draft),
+                containers=[engine(name, serving, artifact, runtime)],
+                volumes=volumes(artifact, runtime, draft),
                 **({"nodeSelector": runtime.node_selector} if runtime.node_selector else {}),
             ),
         },
@@ -158,10 +158,11 @@ def autoscaler(model: Manifest, scaling: Scaling) -> Manifest:
 
 
 def pulls(
-    task: PullTask, artifact: Artifact, draft: Artifact | None, access: Access
+    artifact: Artifact, task: PullTask, access: Access, draft: Artifact | None
 ) -> list[Manifest]:
-    """Fetch and verify the artifacts before the engine starts; the engine has no credentials."""
-    size_bytes = _size_bytes(artifact, draft)
+    """What fetches and verifies the artifact, and a draft model's, before the engine starts."""
+    # The pod gets the largest of its init containers' requests, and needs room for all.
+    size_bytes = artifact.size_bytes + (draft.size_bytes if draft else 0)
     made = [_pull(size_bytes, task, access)]
     if draft:
         beside = PullTask(
@@ -175,9 +176,8 @@ def pulls(
 
 
 def _pull(size_bytes: int, task: PullTask, access: Access, name: str = "") -> Manifest:
-    """Fetches an artifact. The pod needs room for all that is pulled, and gets the largest of its
-    containers' requests."""
-    pull = pod.worker(
+    """Has the store's credentials, which the engine has not."""
+    made = pod.worker(
         Stage.PULL,
         access.worker_image,
         task,
@@ -185,19 +185,19 @@ def _pull(size_bytes: int, task: PullTask, access: Access, name: str = "") -> Ma
         store_secret=access.reader_secret,
         name=name,
     )
-    pull["resources"] = {
+    made["resources"] = {
         **pod.WORKER_RESOURCES,
         "requests": {
             **pod.WORKER_RESOURCES["requests"],
             "ephemeral-storage": mebibytes(size_bytes),
         },
     }
-    return pull
+    return made
 
 
 def engine_resources(serving: Serving, runtime: ModelRuntimeSpec) -> Manifest:
     """What the engine's container asks for, and may use at most."""
-    default = engine.resources(runtime, engine.options(serving))
+    default = engine_options.resources(runtime, engine_options.given(serving))
     resources = pod.resources(
         serving.resources, default if any(default.values()) else ENGINE_RESOURCES
     )
@@ -210,11 +210,9 @@ def engine_cores(resources: Manifest) -> int:
     return to_cores(resources.get("limits", {}).get("cpu") or resources["requests"]["cpu"])
 
 
-def engine_container(
-    name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntimeSpec
-) -> Manifest:
+def engine(name: str, serving: Serving, artifact: Artifact, runtime: ModelRuntimeSpec) -> Manifest:
     """The engine's container."""
-    options = engine.options(serving)
+    options = engine_options.given(serving)
     resources = engine_resources(serving, runtime)
     cores = str(engine_cores(resources))
     own = {
@@ -228,7 +226,7 @@ def engine_container(
         "QUANTOP_BITS_PER_WEIGHT": artifact.bits_per_weight or "",
         "QUANTOP_ARTIFACT_KEY": artifact.key,
         "QUANTOP_SOURCE_URI": artifact.source_uri or "",
-        **engine.environment(options),
+        **engine_options.environment(options),
     }
     given = {e.name: e.value for e in runtime.env}
     mounts = [
@@ -246,7 +244,7 @@ def engine_container(
         ENGINE,
         runtime.image,
         command=list(runtime.command),
-        args=[*runtime.args, *engine.arguments(runtime, options)],
+        args=[*runtime.args, *engine_options.arguments(runtime, options)],
         env=[pod.env(key, value) for key, value in {**own, **given}.items()],
         ports=[{"name": "http", "containerPort": runtime.port}],
         resources=resources,
@@ -256,10 +254,6 @@ def engine_container(
         livenessProbe=_probe(runtime.probes.liveness),
         lifecycle={"preStop": pre_stop},
     )
-
-
-def _size_bytes(artifact: Artifact, draft: Artifact | None) -> int:
-    return artifact.size_bytes + (draft.size_bytes if draft else 0)
 
 
 def _probe(probe: Probe) -> Manifest:
@@ -272,11 +266,12 @@ def _probe(probe: Probe) -> Manifest:
 
 
 def volumes(
-    artifact: Artifact, draft: Artifact | None, runtime: ModelRuntimeSpec
+    artifact: Artifact, runtime: ModelRuntimeSpec, draft: Artifact | None
 ) -> list[Manifest]:
-    """The volumes of a pod that serves the artifact."""
+    """The volumes of a pod that serves the artifact, with a draft model's beside it."""
+    size_bytes = artifact.size_bytes + (draft.size_bytes if draft else 0)
     # A tenth on top and some more for manifest and file system overhead.
-    room = mebibytes(_size_bytes(artifact, draft) * 11 // 10 + 64 * 2**20)
+    room = mebibytes(size_bytes * 11 // 10 + 64 * 2**20)
     made = [pod.scratch("models", room), pod.scratch("tmp")]
     if runtime.shared_memory:
         made.append(pod.scratch("shm", runtime.shared_memory, medium="Memory"))

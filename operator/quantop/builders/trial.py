@@ -24,7 +24,7 @@ def trial_job(
     runtime: ModelRuntimeSpec,
     pull: PullTask,
     access: Access,
-    draft: Artifact | None = None,
+    draft: Artifact | None,
 ) -> Manifest:
     """A pod as it would serve, and beside its engine a client that asks and measures.
 
@@ -51,13 +51,11 @@ def trial_job(
             shareProcessNamespace=True,
             terminationGracePeriodSeconds=GRACE_SECONDS,
             initContainers=[
-                *serving.pulls(pull, artifact, draft, access),
-                _sidecar(
-                    serving.engine_container(model["metadata"]["name"], wanted, artifact, runtime)
-                ),
+                *serving.pulls(artifact, pull, access, draft),
+                _sidecar(serving.engine(model["metadata"]["name"], wanted, artifact, runtime)),
             ],
             containers=[client],
-            volumes=serving.volumes(artifact, draft, runtime),
+            volumes=serving.volumes(artifact, runtime, draft),
             **({"nodeSelector": runtime.node_selector} if runtime.node_selector else {}),
         ),
     )

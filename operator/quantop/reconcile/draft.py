@@ -26,9 +26,19 @@ def name_of(serving: Serving | None) -> str | None:
 
 
 def choose(
+    snapshot: Snapshot, runtime: ChosenRuntime | None, artifact: Artifact | None = None
+) -> Artifact | Waiting | Problem | None:
+    """The draft model's artifact, if it can be used, beside this one of the object's own where that
+    is there already; None where no draft model is asked for."""
+    found = _choose(snapshot, runtime)
+    if artifact and isinstance(found, Artifact):
+        return differs(snapshot, artifact, found) or found
+    return found
+
+
+def _choose(
     snapshot: Snapshot, runtime: ChosenRuntime | None
 ) -> Artifact | Waiting | Problem | None:
-    """The draft model's artifact; None where no draft model is asked for."""
     name = name_of(snapshot.spec.serving)
     if name is None or runtime is None:
         return None

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from quantop.api.modelruntime import EngineOption, ModelRuntimeSpec
 from quantop.api.quantizedmodel import Serving
-from quantop.builders import engine
+from quantop.builders import engine_options
 from quantop.quantities import to_count
 from quantop.reasons import Reason
 from quantop.reconcile.snapshot import Capacity, Problem
@@ -14,7 +14,7 @@ def check(
     serving: Serving, name: str, runtime: ModelRuntimeSpec, capacity: Capacity | None
 ) -> Problem | None:
     """The Problem of the first option that cannot be, or None."""
-    given = engine.options(serving)
+    given = engine_options.given(serving)
     offered = {option.name: option for option in runtime.options}
     for option, value in given.items():
         field = f"spec.serving.engine.{option}"
@@ -30,7 +30,7 @@ def check(
                 f"{field} is {value}, which ModelRuntime {name!r} does not have; possible: "
                 f"{possible}.",
             )
-    for resource, amount in engine.devices(runtime, given).items():
+    for resource, amount in engine_options.devices(runtime, given).items():
         if problem := _fits(serving, runtime, resource, int(amount), capacity):
             return problem
     return None
@@ -53,7 +53,7 @@ def _fits(
     capacity: Capacity | None,
 ) -> Problem | None:
     """All devices of a replica are those of one pod, and so of one node."""
-    given = engine.options(serving)
+    given = engine_options.given(serving)
     asked = " x ".join(
         f"{option.name} {given[option.name]}"
         for option in runtime.options

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from quantop.api.quantizedmodel import (
     AUTO,
-    Artifact,
     Candidate,
     DeletionPolicy,
     OnFailure,
@@ -136,9 +135,7 @@ def _next(snapshot: Snapshot) -> Steps:
         return Steps(unchanged, as_it_is, runtime)
     step = found.step if found else artifact.next_step(snapshot, store, quantizer)
     candidates = found.candidates if found else []
-    drafted = draft.choose(snapshot, runtime)
-    if isinstance(drafted, Artifact) and step.artifact:
-        drafted = draft.differs(snapshot, step.artifact, drafted) or drafted
+    drafted = draft.choose(snapshot, runtime, step.artifact)
     if isinstance(drafted, Problem):
         return Steps(step if step.artifact else unchanged, as_it_is, drafted, candidates)
     if step.artifact is None:
@@ -161,8 +158,8 @@ def _next(snapshot: Snapshot) -> Steps:
         shown = tried.performance
         before = replace(before, artifact=trial.joined(step, tried), performance=shown)
         if shown is None:
-            waits_for = (Reason.MEASURING, tried.problem.message) if tried.problem else None
-            return replace(before, problem=tried.problem, measuring=tried.progress or waits_for)
+            held = (Reason.MEASURING, tried.problem.message) if tried.problem else None
+            return replace(before, problem=tried.problem, measuring=tried.progress or held)
         if fault := trial.failure(shown):
             return replace(before, problem=fault)
         if (fault := gate.check_performance(limits, shown)) and blocks:

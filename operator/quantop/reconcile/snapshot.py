@@ -83,11 +83,11 @@ class Snapshot:
         def most(resource: str) -> int:
             return max(math.ceil(n.allocatable.get(resource, Decimal(0))) for n in self.nodes)
 
-        named = {resource for node in self.nodes for resource in node.allocatable}
+        devices = {name for node in self.nodes for name in node.allocatable if "/" in name}
         return Capacity(
             memory=most("memory"),
             disk=most("ephemeral-storage"),
-            devices={resource: most(resource) for resource in named if "/" in resource},
+            devices={name: most(name) for name in devices},
         )
 
     @property

@@ -17,7 +17,7 @@ from quantop.api.quantizedmodel import (
     Performance,
     QuantizedModelSpec,
 )
-from quantop.builders import engine, meta, serving
+from quantop.builders import engine_options, meta, serving
 from quantop.builders import trial as builder
 from quantop.builders.meta import Manifest
 from quantop.contract import PullTask, Stage, TrialResult, digest
@@ -68,13 +68,12 @@ def inputs_hash(snapshot: Snapshot, runtime: ChosenRuntime, key: str) -> str:
     annotation lets a person ask again."""
     assert snapshot.spec.serving is not None
     spec = runtime.spec
+    options = engine_options.given(snapshot.spec.serving)
+    drafted = draft.choose(snapshot, runtime)
     again = snapshot.model["metadata"].get("annotations", {}).get(meta.REQUESTED_AT_ANNOTATION)
-    drafted = _draft(snapshot, runtime)
     return digest(
         {
             "artifact": key,
-            "draft": drafted.key if drafted else None,
-            "options": engine.arguments(spec, engine.options(snapshot.spec.serving)),
             "engine": spec.model_dump(
                 mode="json",
                 include={
@@ -91,6 +90,8 @@ def inputs_hash(snapshot: Snapshot, runtime: ChosenRuntime, key: str) -> str:
             "startup": spec.probes.startup.model_dump(mode="json"),
             "resources": serving.engine_resources(snapshot.spec.serving, spec),
             "requestedAt": again,
+            **({"options": [options, engine_options.arguments(spec, options)]} if options else {}),
+            **({"draft": drafted.key} if isinstance(drafted, Artifact) else {}),
         }
     )
 
@@ -134,12 +135,18 @@ def next_step(
     names = frozenset({name})
     if known is not None and known.inputs_hash == inputs:
         return TrialStep(known, job_names=names)
+    drafted = draft.choose(snapshot, runtime, artifact)
+    if isinstance(drafted, Problem):
+        return TrialStep(problem=drafted, job_names=names)
+    if isinstance(drafted, draft.Waiting):
+        progress = (Reason.WAITING_FOR_DRAFT_MODEL, drafted.message)
+        return TrialStep(progress=progress, job_names=names)
     job = snapshot.jobs.get(name)
     if job is None:
         return TrialStep(
             progress=(Reason.MEASURING, "Starting a trial of the artifact in its engine."),
             job_names=names,
-            apply=[_job(snapshot, store, runtime, artifact, name)],
+            apply=[_job(snapshot, store, runtime, artifact, drafted, name)],
         )
     mine = pods.of_job(snapshot.pods, job)
     about = _about(snapshot, runtime, inputs)
@@ -168,8 +175,8 @@ def next_step(
             delete=step.delete,
         )
     blocked = step.problem or pods.blocked(mine)
-    progress = None if blocked else step.progress
-    return TrialStep(None, blocked, progress, names, delete=step.delete)
+    going_on = None if blocked else step.progress
+    return TrialStep(None, blocked, going_on, names, delete=step.delete)
 
 
 def _job(
@@ -177,6 +184,7 @@ def _job(
     store: ModelStoreSpec,
     runtime: ChosenRuntime,
     artifact: Artifact,
+    drafted: Artifact | None,
     name: str,
 ) -> Manifest:
     assert snapshot.spec.serving is not None
@@ -191,14 +199,8 @@ def _job(
         runtime.spec,
         pull,
         artifacts.serving_access(snapshot, store),
-        _draft(snapshot, runtime),
+        drafted,
     )
-
-
-def _draft(snapshot: Snapshot, runtime: ChosenRuntime) -> Artifact | None:
-    """What the engine drafts with. One that cannot be used stops the rollout, not this."""
-    chosen = draft.choose(snapshot, runtime)
-    return chosen if isinstance(chosen, Artifact) else None
 
 
 def _about(snapshot: Snapshot, runtime: ChosenRuntime, inputs: str) -> dict[str, Any]:

@@ -13,53 +13,53 @@ Options = Mapping[OptionName, str]
 """The options that a model sets, with their values; the name of a draft model."""
 
 
-def options(serving: Serving) -> Options:
+def given(serving: Serving) -> Options:
     """The options that a model sets."""
     if serving.engine is None:
         return {}
-    given = serving.engine.model_dump(mode="json", by_alias=True, exclude_none=True)
+    found = serving.engine.model_dump(mode="json", by_alias=True, exclude_none=True)
     if draft := serving.engine.draft_model:
-        given[OptionName.DRAFT_MODEL] = draft.name
-    return {OptionName(name): str(value) for name, value in given.items()}
+        found[OptionName.DRAFT_MODEL] = draft.name
+    return {OptionName(name): str(value) for name, value in found.items()}
 
 
-def arguments(runtime: ModelRuntimeSpec, given: Options) -> list[str]:
+def arguments(runtime: ModelRuntimeSpec, options: Options) -> list[str]:
     """What the options become on the engine's command line, in the runtime's order."""
     found: list[str] = []
-    for option in _set(runtime, given):
+    for option in _set(runtime, options):
         found += option.args
         found += [
             argument
             for value in option.values
-            if value.value == given[option.name]
+            if value.value == options[option.name]
             for argument in value.args
         ]
     return found
 
 
-def environment(given: Options) -> dict[str, str]:
+def environment(options: Options) -> dict[str, str]:
     """The variables that the arguments name."""
-    variables = {name.variable: value for name, value in given.items()}
-    if OptionName.DRAFT_MODEL in given:
+    variables = {name.variable: value for name, value in options.items()}
+    if OptionName.DRAFT_MODEL in options:
         variables[OptionName.DRAFT_MODEL.variable] = str(DRAFT_MODEL_DIR)
     return variables
 
 
-def devices(runtime: ModelRuntimeSpec, given: Options) -> dict[str, str]:
+def devices(runtime: ModelRuntimeSpec, options: Options) -> dict[str, str]:
     """How many of the runtime's extended resources a replica needs, where options say so."""
     multipliers: dict[str, list[int]] = {}
-    for option in _set(runtime, given):
+    for option in _set(runtime, options):
         for resource in option.multiplies:
-            multipliers.setdefault(resource, []).append(int(given[option.name]))
+            multipliers.setdefault(resource, []).append(int(options[option.name]))
     return {
         resource: str(to_count(runtime.resources.limits[resource]) * math.prod(factors))
         for resource, factors in multipliers.items()
     }
 
 
-def resources(runtime: ModelRuntimeSpec, given: Options) -> Manifest:
+def resources(runtime: ModelRuntimeSpec, options: Options) -> Manifest:
     """The runtime's resources, for as many devices as the options ask for."""
-    more = devices(runtime, given)
+    more = devices(runtime, options)
 
     def each(of: dict[str, str]) -> dict[str, str]:
         return {resource: more.get(resource, amount) for resource, amount in of.items()}
@@ -70,5 +70,5 @@ def resources(runtime: ModelRuntimeSpec, given: Options) -> Manifest:
     }
 
 
-def _set(runtime: ModelRuntimeSpec, given: Options) -> list[EngineOption]:
-    return [option for option in runtime.options if option.name in given]
+def _set(runtime: ModelRuntimeSpec, options: Options) -> list[EngineOption]:
+    return [option for option in runtime.options if option.name in options]
