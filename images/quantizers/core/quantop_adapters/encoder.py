@@ -282,7 +282,8 @@ def measure(
     `longest` tokens: embedding or logits of shape (1, numbers).
 
     Raises:
-        RefusedError: its numbers are not finite, or its tokens are not the source's.
+        RefusedError: its numbers are not finite or not as many as the source's, or its tokens are
+            not the source's.
     """
     numpy: Any = importlib.import_module("numpy")
     tokenizers: Any = importlib.import_module("tokenizers")
@@ -330,6 +331,12 @@ def measure(
         fed = feed(encoding, inputs(task.source))
         with torch.inference_mode():
             expected = source(*map(torch.from_numpy, fed.values()))[0].numpy()
+        if found.shape != expected.shape:
+            raise RefusedError(
+                "OutputDiffers",
+                f"the artifact gives {found.size} numbers for a text, and its source "
+                f"{expected.size}: it is another model's; the conversion went wrong",
+            )
         measured.add(text, expected, found)
         tokens += len(ids)
     return {

@@ -91,7 +91,7 @@ def check_finite(artifact: Path, file: str = ARTIFACT) -> None:
             )
 
 
-def session(folder: Path, threads: int) -> Any:
+def session(folder: Path, threads: int, file: str = ARTIFACT) -> Any:
     """An onnxruntime session on the CPU.
 
     Raises:
@@ -102,7 +102,7 @@ def session(folder: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(
-            str(folder / ARTIFACT), options, providers=["CPUExecutionProvider"]
+            str(folder / file), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of its own
         raise RefusedError(
