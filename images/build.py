@@ -98,6 +98,12 @@ IMAGES = (
         default=False,
     ),
     Image(
+        "quantop/quantizer-olive",
+        "quantizers/olive",
+        {"BASE_IMAGE": "torch", "UV_IMAGE": "uv"},
+        default=False,
+    ),
+    Image(
         "quantop/quantizer-qnn",
         "quantizers/qnn",
         {"BASE_IMAGE": "torch", "UV_IMAGE": "uv"},

@@ -35,6 +35,7 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "auto-round-gptq": {"0.5": ("W8A16",), "4": ("W4A16",), "60": ("W2A16",)},
     "auto-round-awq": {"4": ("W4A16", "W4A16_ASYM")},
     "onnxruntime-genai": {"0.1": ("FP32",), "0.5": ("INT8",), "2": ("INT4",)},
+    "olive": {"0.5": ("INT8",), "4": ("INT4",)},
     "openvino": {
         "0.1": ("FP32", "FP16"),
         "1": ("INT8", "W8A8"),
@@ -53,6 +54,7 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 what it was measured to, and far below what a model loses whose weights are wrong."""
 LEAST_COSINE_SIMILARITY: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": {"0.9999": ("FP32", "FP16"), "0.95": ("INT8",), "0.9": ("INT4",)},
+    "olive-encoder": {"0.9999": ("FP16",), "0.999": ("INT8",), "0.96": ("INT4",)},
     "qnn": {"0.998": ("W8A16",), "0.98": ("W8A8",)},
 }
 """Of encoders, precisions by how alike their embeddings must be to the source's, in the mean: about

@@ -337,6 +337,8 @@ ADAPTERS = {
     "mlx": ("mlx", "Mlx"),
     "onnxruntime": ("onnxruntime", "Onnxruntime"),
     "onnxruntime-genai": ("onnxruntime_genai", "OnnxruntimeGenai"),
+    "olive": ("olive", "Olive"),
+    "olive-encoder": ("olive_encoder", "OliveEncoder"),
     "openvino": ("openvino", "OpenVino"),
     "qnn": ("qnn", "Qnn"),
 }
