@@ -99,6 +99,18 @@ IMAGES = (
         default=False,
     ),
     Image(
+        "quantop/quantizer-olive",
+        "quantizers/olive",
+        {"BASE_IMAGE": "torch", "UV_IMAGE": "uv"},
+        default=False,
+    ),
+    Image(
+        "quantop/quantizer-qnn",
+        "quantizers/qnn",
+        {"BASE_IMAGE": "torch", "UV_IMAGE": "uv"},
+        default=False,
+    ),
+    Image(
         "quantop/runtime-openvino",
         "runtimes/openvino",
         {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},

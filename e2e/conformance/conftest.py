@@ -1,14 +1,21 @@
 """What every row finds: what every scenario finds, and a checkpoint that was never converted."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 
-from e2e.conformance.rows import SAMPLE, rows
+from e2e.conformance.rows import ENCODER, SAMPLE, Row, rows
 from e2e.scenarios.conftest import kubectl, make_team, operator, push_unique, store, team
 from e2e.store import Store
+
+FIRST: Mapping[str, Callable[[Row], bool]] = {
+    "first_row": lambda row: True,
+    "first_encoder_row": lambda row: row.model == ENCODER,
+    "first_compiled_row": lambda row: row.format == "QNN",
+}
+"""Of each Quantizer the first row of a kind, by the argument that a test takes it as."""
 
 __all__ = ["kubectl", "make_team", "operator", "store", "team"]
 
@@ -26,15 +33,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = [replace(row, others=()) for row in chosen if row.id in SAMPLE]
     if "row" in metafunc.fixturenames:
         metafunc.parametrize("row", chosen, ids=[row.id for row in chosen])
-    if "first_row" in metafunc.fixturenames:
-        first = {row.quantizer: row for row in reversed(chosen)}
-        metafunc.parametrize("first_row", first.values(), ids=list(first))
+    for argument, wanted in FIRST.items():
+        if argument in metafunc.fixturenames:
+            first = {row.quantizer: row for row in reversed(chosen) if wanted(row)}
+            metafunc.parametrize(argument, first.values(), ids=list(first))
 
 
 @pytest.fixture(scope="session")
-def source(store: Store) -> str:
-    """The uri of a checkpoint that no artifact exists of: whatever is seen was made now."""
-    return push_unique(store, "tiny-llama")
+def source(store: Store) -> Callable[[str], str]:
+    """The uri of a test model that no artifact exists of: whatever is seen was made now."""
+    return functools.cache(functools.partial(push_unique, store))
 
 
 @pytest.fixture

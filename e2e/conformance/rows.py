@@ -12,8 +12,10 @@ VALUES = REPOSITORY / "charts" / "quantop" / "values.yaml"
 GPU_RUNTIME = REPOSITORY / "examples" / "modelruntime-vllm-gpu.yaml"
 SAMPLE = ("llama-cpp/Q4_0/Default", "onnxruntime-genai/INT8/RTN")
 """Rows that are quick: every change has to pass them."""
-OTHER_MODELS = ("ONNXEncoder",)
-"""Formats of models that generate no text, which the suite can neither score nor ask."""
+TEXT_MODEL, ENCODER = "tiny-llama", "tiny-bert"
+"""The test models: one that generates text, and one that turns a text into an embedding."""
+ENCODER_FORMATS = ("ONNXEncoder", "QNN")
+"""Formats of models that read a text whole."""
 
 Manifest = Mapping[str, Any]
 
@@ -36,6 +38,11 @@ class Row:
     """Another ModelRuntime that is written to serve it, on other hardware."""
 
     @property
+    def model(self) -> str:
+        """The test model that it is made of."""
+        return ENCODER if self.format in ENCODER_FORMATS else TEXT_MODEL
+
+    @property
     def id(self) -> str:
         """QUANTIZER/PRECISION/METHOD."""
         return f"{self.quantizer}/{self.precision}/{self.method}"
@@ -47,15 +54,13 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """All of models that generate text, in the chart's order."""
+    """All, in the chart's order."""
     values = yaml.safe_load(VALUES.read_text())
     runtimes = {name: each["spec"] for name, each in values["modelRuntimes"].items()}
     gpu = yaml.safe_load(GPU_RUNTIME.read_text())
     elsewhere = {gpu["metadata"]["name"]: gpu["spec"]}
     for quantizer, entry in values["quantizers"].items():
         spec = entry["spec"]
-        if spec["format"] in OTHER_MODELS:
-            continue
         for precision in spec["precisions"]:
             able = serving(runtimes, spec["format"], precision["name"])
             for method in precision["methods"]:

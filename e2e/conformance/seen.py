@@ -14,12 +14,17 @@ class Seen:
 
     size_ratio: str
     bits_per_weight: str
-    increase_percent: str
-    top_token_agreement_percent: str
     quantize_seconds: int
     peak_memory_bytes: int
     answered: bool
+    # Of models that generate text.
+    increase_percent: str | None = None
+    top_token_agreement_percent: str | None = None
+    # Of encoders.
+    mean_cosine_similarity: str | None = None
+    p1_cosine_similarity: str | None = None
     also: list[str] = field(default_factory=list)
+    """Other runtimes that answered."""
 
 
 def load() -> dict[str, Seen]:
@@ -32,8 +37,8 @@ def load() -> dict[str, Seen]:
 def record(row: str, seen: Seen) -> None:
     """Replace one row's figures."""
     known = {**load(), row: seen}
-    ordered = {name: asdict(known[name]) for name in sorted(known)}
-    for figures in ordered.values():
-        if not figures["also"]:
-            del figures["also"]
+    ordered = {
+        name: {field: value for field, value in asdict(known[name]).items() if value or value == 0}
+        for name in sorted(known)
+    }
     FILE.write_text(json.dumps(ordered, indent=1) + "\n")

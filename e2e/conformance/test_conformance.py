@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable, Mapping
 
-from e2e.conformance.rows import Row
+from openai import OpenAI
+
+from e2e.conformance.rows import ENCODER, Row
 from e2e.conformance.seen import Seen, record
 from e2e.kubectl import Object
 from e2e.scenarios.team import Team, quantized_model
@@ -33,6 +35,7 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "auto-round-gptq": {"0.5": ("W8A16",), "4": ("W4A16",), "60": ("W2A16",)},
     "auto-round-awq": {"4": ("W4A16", "W4A16_ASYM")},
     "onnxruntime-genai": {"0.1": ("FP32",), "0.5": ("INT8",), "2": ("INT4",)},
+    "olive": {"0.5": ("INT8",), "4": ("INT4",)},
     "openvino": {
         "0.1": ("FP32", "FP16"),
         "1": ("INT8", "W8A8"),
@@ -49,15 +52,17 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """Of each Quantizer, precisions by how much the test model's perplexity may increase: about twice
 what it was measured to, and far below what a model loses whose weights are wrong."""
+LEAST_COSINE_SIMILARITY: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "onnxruntime": {"0.9999": ("FP32", "FP16"), "0.95": ("INT8",), "0.9": ("INT4",)},
+    "olive-encoder": {"0.9999": ("FP16",), "0.999": ("INT8",), "0.96": ("INT4",)},
+    "qnn": {"0.998": ("W8A16",), "0.98": ("W8A8",)},
+}
+"""Of encoders, precisions by how alike their embeddings must be to the source's, in the mean: about
+twice as far from 1 as they were measured to be."""
 
 
 def model(row: Row, source: str, **spec: object) -> Object:
     """An object of the row, which must keep the limit of its precision."""
-    (limit,) = (
-        limit
-        for limit, precisions in MOST_INCREASE_PERCENT[row.quantizer].items()
-        if row.precision in precisions
-    )
     return quantized_model(
         row.name,
         (row.format, row.precision),
@@ -67,39 +72,47 @@ def model(row: Row, source: str, **spec: object) -> Object:
             "quantizerName": row.quantizer,
             **({"calibration": CALIBRATION} if row.calibrated else {}),
         },
-        quality={"evaluation": EVALUATION, "maxPerplexityIncreasePercent": limit},
+        quality={"evaluation": EVALUATION, **limit(row)},
         **spec,
     )
 
 
+def limit(row: Row) -> dict[str, object]:
+    """The field of `spec.quality` that holds the row's limit."""
+    of_encoders = row.model == ENCODER
+    limits = LEAST_COSINE_SIMILARITY if of_encoders else MOST_INCREASE_PERCENT
+    (found,) = (
+        each for each, precisions in limits[row.quantizer].items() if row.precision in precisions
+    )
+    return {"minMeanCosineSimilarity" if of_encoders else "maxPerplexityIncreasePercent": found}
+
+
 def test_a_row_is_made_measured_served_and_answers_alike_when_asked_twice(
-    team: Team, source: str, row: Row
+    team: Team, source: Callable[[str], str], row: Row
 ) -> None:
     """The Job itself refuses an artifact outside its band of bits per weight or with layers left as
     they were, and one that the format's own engine cannot load."""
     serving: dict[str, object] = {"serving": {"runtimeName": row.runtime} if row.runtime else None}
-    name = team.apply(model(row, source, **serving))
+    name = team.apply(model(row, source(row.model), **serving))
     status = team.ready(name, timeout=TIMEOUT)["status"]
     artifact, quality = status["artifact"], status["quality"]
     assert artifact["quantizer"] == row.quantizer
-    assert float(quality["perplexity"]) > 1
     if row.runtime:
-        assert team.answer(name) == team.answer(name) != ""
+        assert answer(team, row, name) == answer(team, row, name)
     for other in row.others:
         serve_by(team, name, other)
-        assert team.answer(name) == team.answer(name) != ""
+        assert answer(team, row, name) == answer(team, row, name)
     seconds, memory = quantize_stage(team, name)
     record(
         row.id,
         Seen(
             size_ratio=f"{artifact['sizeBytes'] / artifact['sourceSizeBytes']:.2f}",
             bits_per_weight=artifact["bitsPerWeight"],
-            increase_percent=quality["increasePercent"],
-            top_token_agreement_percent=quality["topTokenAgreementPercent"],
             quantize_seconds=seconds,
             peak_memory_bytes=memory,
             answered=row.runtime is not None,
             also=list(row.others),
+            **measured(row, quality),
         ),
     )
 
@@ -114,6 +127,33 @@ def serve_by(team: Team, name: str, runtime: str) -> None:
         return {pod["metadata"]["annotations"]["quantop.dev/runtime"] for pod in pods} == {runtime}
 
     until(f"only {runtime} serves it", replaced, timeout=600)
+
+
+def answer(team: Team, row: Row, name: str) -> object:
+    """What its engine answers: a text, or an embedding."""
+    if row.model != ENCODER:
+        text = team.answer(name)
+        assert text
+        return text
+    url = team.model(name)["status"]["endpoint"]["url"].rstrip("/").removesuffix("/v1")
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120)
+    (found,) = client.embeddings.create(model=name, input=["The function returns"]).data
+    assert any(found.embedding)
+    return found.embedding
+
+
+def measured(row: Row, quality: Object) -> dict[str, str]:
+    """The figures of the status that say what the row lost."""
+    if row.model == ENCODER:
+        return {
+            "mean_cosine_similarity": quality["meanCosineSimilarity"],
+            "p1_cosine_similarity": quality["p1CosineSimilarity"],
+        }
+    assert float(quality["perplexity"]) > 1
+    return {
+        "increase_percent": quality["increasePercent"],
+        "top_token_agreement_percent": quality["topTokenAgreementPercent"],
+    }
 
 
 def quantize_stage(team: Team, name: str) -> tuple[int, int]:
@@ -137,7 +177,7 @@ def terminated(pod: Object, stage: str) -> Object | None:
 def test_sigterm_while_it_converts_leaves_nothing_published(
     team: Team, store: Store, new_checkpoint: Callable[[str], str], first_row: Row
 ) -> None:
-    name = team.apply(model(first_row, new_checkpoint("tiny-llama"), serving=None))
+    name = team.apply(model(first_row, new_checkpoint(first_row.model), serving=None))
 
     def quantizing() -> Object | None:
         for pod in team.pods(name, "convert"):
@@ -164,8 +204,30 @@ def test_a_source_that_it_cannot_read_is_refused_with_the_reason(
     team: Team, new_checkpoint: Callable[..., str], first_row: Row
 ) -> None:
     unknown = {"architectures": ["NeverHeardOfForCausalLM"], "model_type": "never_heard_of"}
-    source = new_checkpoint("tiny-llama", **unknown)
+    source = new_checkpoint(first_row.model, **unknown)
     name = team.apply(model(first_row, source, serving=None))
     stalled = team.stalled(name, timeout=600)
     assert stalled["reason"] == "UnsupportedArchitecture", stalled
     assert "NeverHeardOfForCausalLM" in stalled["message"]
+
+
+def test_a_classifier_keeps_its_labels(
+    team: Team, new_checkpoint: Callable[[str], str], first_encoder_row: Row
+) -> None:
+    made = model(first_encoder_row, new_checkpoint("tiny-bert-classifier"), serving=None)
+    evaluation = {"uri": text_uri("classification.jsonl"), "maxTokens": 8192}
+    made["spec"]["quality"] = {"evaluation": evaluation, "minLabelAgreementPercent": 95}
+    quality = team.ready(team.apply(made), timeout=TIMEOUT)["status"]["quality"]
+    assert float(quality["accuracyPercent"]) > 60, "by chance it were a third"
+
+
+def test_what_a_compiler_says_of_a_graph_that_it_refuses_reaches_the_user(
+    team: Team, new_checkpoint: Callable[..., str], first_compiled_row: Row
+) -> None:
+    """Its activation has an operator that the processor lacks."""
+    source = new_checkpoint("tiny-bert", hidden_act="laplace")
+    name = team.apply(model(first_compiled_row, source, serving=None))
+    stalled = team.stalled(name, timeout=600)
+    assert stalled["reason"] == "GraphNotCompiled", stalled
+    assert "Unsupported nodes in QNN EP" in stalled["message"]
+    assert "type: Erf" in stalled["message"]

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,8 +70,7 @@ def push_unique(store: Store, model: str, **changes: object) -> str:
     its uri."""
     unique = secrets.token_hex(8)
     with tempfile.TemporaryDirectory() as folder:
-        for path in (MODELS / model).iterdir():
-            Path(folder, path.name).write_bytes(path.read_bytes())
+        shutil.copytree(MODELS / model, folder, dirs_exist_ok=True)
         config = Path(folder, "config.json")
         told_apart = {**json.loads(config.read_text()), "quantop_e2e": unique, **changes}
         config.write_text(json.dumps(told_apart))

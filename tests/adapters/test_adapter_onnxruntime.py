@@ -76,7 +76,7 @@ def test_another_pooling_is_refused(
     [
         ({"architectures": ["LlamaForCausalLM"]}, "UnsupportedArchitecture", "onnxruntime-genai"),
         ({"architectures": ["T5ForConditionalGeneration"]}, "UnsupportedArchitecture", "generates"),
-        ({"architectures": ["BertForTokenClassification"]}, "UnsupportedArchitecture", "reads"),
+        ({"architectures": ["BertForTokenClassification"]}, "UnsupportedArchitecture", "is for"),
         (
             {"problem_type": "multi_label_classification"},
             "UnsupportedHead",

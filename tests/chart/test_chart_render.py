@@ -15,7 +15,7 @@ from quantop.api.quantizedmodel import QuantizedModelSpec, QuantizedModelStatus
 from quantop.api.quantizer import QuantizerSpec
 from quantop.builders import meta
 from quantop.reconcile import choices, presets
-from quantop.reconcile.snapshot import Snapshot
+from quantop.reconcile.snapshot import Problem, Snapshot
 from quantop.settings import Settings
 from quantop_adapters import llama_cpp, stage
 
@@ -295,23 +295,26 @@ def spelt_out(name: str, **spec: Any) -> Iterator[Snapshot]:
         "quality": {"evaluation": {"uri": "s3://texts/evaluation.txt"}},
         **spec,
     }
-    snapshot = presets.spelt_out(
-        Snapshot(
-            model={},
-            spec=QuantizedModelSpec.model_validate(model),
-            status=QuantizedModelStatus(),
-            settings=Settings("worker"),
-            quantizers=by_name(QuantizerSpec, PLAIN.of("Quantizer")),
-            runtimes=by_name(ModelRuntimeSpec, runtimes),
-            presets=by_name(PresetSpec, PLAIN.of("Preset")),
-        )
-    )
+    snapshot = presets.spelt_out(snapshot_of(model, runtimes))
     assert isinstance(snapshot, Snapshot), snapshot
     asked = snapshot.spec.quantization.auto
     for precision in asked.precisions if asked else [snapshot.precision]:
         offered = choices.offered_precisions(snapshot)
         assert isinstance(offered, dict), offered
         yield choices.with_precision(snapshot, precision, offered.get(precision))
+
+
+def snapshot_of(model: Object, runtimes: list[Object]) -> Snapshot:
+    """What the operator sees of a spec, beside what the chart brings."""
+    return Snapshot(
+        model={},
+        spec=QuantizedModelSpec.model_validate(model),
+        status=QuantizedModelStatus(),
+        settings=Settings("worker"),
+        quantizers=by_name(QuantizerSpec, PLAIN.of("Quantizer")),
+        runtimes=by_name(ModelRuntimeSpec, runtimes),
+        presets=by_name(PresetSpec, PLAIN.of("Preset")),
+    )
 
 
 def by_name(type_: type[T], manifests: list[Object]) -> dict[str, T]:
@@ -335,7 +338,10 @@ ADAPTERS = {
     "mlx": ("mlx", "Mlx"),
     "onnxruntime": ("onnxruntime", "Onnxruntime"),
     "onnxruntime-genai": ("onnxruntime_genai", "OnnxruntimeGenai"),
+    "olive": ("olive", "Olive"),
+    "olive-encoder": ("olive_encoder", "OliveEncoder"),
     "openvino": ("openvino", "OpenVino"),
+    "qnn": ("qnn", "Qnn"),
 }
 """The module and class behind each built-in Quantizer."""
 
@@ -368,6 +374,27 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
 def test_floats_leave_no_tensor_another_precision() -> None:
     overrides = PLAIN.one("Quantizer", "llama-cpp")["spec"]["overrides"]
     assert set(overrides["exceptFor"]) == llama_cpp.FLOAT_TYPES
+
+
+@pytest.mark.parametrize(
+    ("format_", "precision", "hardware"),
+    [
+        ("QNN", "W8A16", "Qualcomm's Hexagon Tensor Processor"),
+        ("MLX", "4bit", "Apple's processors"),
+    ],
+)
+def test_who_asks_to_serve_what_no_cluster_can_is_told_what_it_is_for(
+    format_: str, precision: str, hardware: str
+) -> None:
+    model = {
+        "source": {"uri": "hf://owner/name"},
+        "quantization": {"format": format_, "precision": precision},
+        "serving": {},
+    }
+    problem = choices.choose_runtime(snapshot_of(model, PLAIN.of("ModelRuntime")))
+    assert isinstance(problem, Problem)
+    assert problem.reason == "RuntimeNotFound"
+    assert f"serves {format_} {precision}, which is for {hardware}; " in problem.message
 
 
 STORED_BITS = {"W4A8": 8}

@@ -6,7 +6,7 @@ import pytest
 
 from e2e.conformance import matrix, seen
 from e2e.conformance.rows import SAMPLE, rows
-from e2e.conformance.test_conformance import MOST_INCREASE_PERCENT
+from e2e.conformance.test_conformance import LEAST_COSINE_SIMILARITY, MOST_INCREASE_PERCENT
 
 ROWS = {row.id: row for row in rows()}
 
@@ -15,7 +15,8 @@ def test_every_precision_of_the_chart_has_one_limit_and_nothing_else_has() -> No
     offered = [(row.quantizer, row.precision) for row in ROWS.values()]
     limited = [
         (quantizer, precision)
-        for quantizer, limits in MOST_INCREASE_PERCENT.items()
+        for table in (MOST_INCREASE_PERCENT, LEAST_COSINE_SIMILARITY)
+        for quantizer, limits in table.items()
         for precisions in limits.values()
         for precision in precisions
     ]
@@ -39,17 +40,21 @@ def test_what_was_seen_is_still_offered() -> None:
 
 
 def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = seen.Seen("0.32", "4.998", "0.214", "94.500", 9, 400 * 2**20, answered=True)
-    asked_twice = replace(figures, also=["ollama"])
+    def figures(size: str, bits: str, increase: str, agreement: str, answered: bool) -> seen.Seen:
+        return seen.Seen(size, bits, 9, 400 * 2**20, answered, increase, agreement)
+
+    encoder = seen.Seen("1.1", "8.07", 5, 2**29, False, None, None, "0.9931", "0.9812")
+    q4 = figures("0.32", "4.998", "0.214", "94.500", answered=True)
     other = "llm-compressor/FP8_DYNAMIC/RTN"
     monkeypatch.setattr(
         seen,
         "load",
         lambda: {
-            "llama-cpp/Q4_K_M/Default": figures,
-            "llama-cpp/F16/Default": asked_twice,
-            other: seen.Seen("0.6", "10", "0.1", "99", 2, 0, answered=False),
-            "mlx/4bit/Default": seen.Seen("0.3", "4.5", "2.1", "90", 2, 0, answered=False),
+            "llama-cpp/Q4_K_M/Default": q4,
+            "llama-cpp/F16/Default": replace(q4, also=["ollama"]),
+            other: figures("0.6", "10", "0.1", "99", answered=False),
+            "mlx/4bit/Default": figures("0.3", "4.5", "2.1", "90", answered=False),
+            "qnn/W8A16/V73": encoder,
         },
     )
     page = matrix.page()
@@ -60,4 +65,5 @@ def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| F16 | Default | works | llama-cpp, ollama | 0.32 |" in page
     assert "| FP8_DYNAMIC | RTN | other hardware | vllm-gpu | 0.6 |" in page
     assert "| 4bit | Default | artifact |  | 0.3 |" in page
+    assert "| W8A16 | V73 (calibrated) | artifact |  | 1.1 | 8.07 | 0.9931 | 0.9812 | 5 s |" in page
     assert "| Q8_0 | Default | not run | llama-cpp, ollama |" in page

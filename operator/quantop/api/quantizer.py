@@ -163,6 +163,9 @@ class QuantizerSpec(ApiModel):
         list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=512)
     ] = Field(default_factory=list, json_schema_extra=SET)
     """Model architectures (config.json) that it reads. Default: whatever the toolchain accepts."""
+    hardware: Annotated[str, Field(max_length=128)] = ""
+    """What its artifacts are for, where no engine in a cluster runs them: told to whoever asks for
+    serving."""
     resources: QuantizerResources = Field(default_factory=QuantizerResources)
     """What a conversion needs."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0

@@ -167,9 +167,13 @@ def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Probl
             )
         return ChosenRuntime(serving.runtime_name, runtime)
     if not able:
+        writers = snapshot.quantizers.values()
+        hardware = {q.hardware for q in writers if q.format == snapshot.format and q.hardware}
+        made_for = f", which is for {_listed(hardware)}" if hardware else ""
         return Problem(
             Reason.RUNTIME_NOT_FOUND,
-            f"no ModelRuntime of this cluster serves {snapshot.format} {snapshot.precision}; "
+            f"no ModelRuntime of this cluster serves {snapshot.format} {snapshot.precision}"
+            f"{made_for}; "
             f"{there_are('ModelRuntimes', snapshot.runtimes)}. Install one that does, or remove "
             "spec.serving to make the artifact alone.",
         )

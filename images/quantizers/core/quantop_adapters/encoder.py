@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from quantop_adapters import checkpoint
+from quantop_adapters import checkpoint, stage, texts
 from quantop_adapters.refusal import RefusedError
 
 CLASSIFIER = "ForSequenceClassification"
 """What the names of classifiers' architectures end with."""
 EMBEDDING, LOGITS = "sentence_embedding", "logits"
 """Names of a graph's output: it tells an encoder from a classifier."""
+TRIAL_TEXT = "The quick brown fox jumps over the lazy dog."
+"""What an artifact is tried on where no evaluation text is given."""
 SWITCH = "pooling_mode_"
 POOLINGS = {
     "pooling_mode_mean_tokens": "mean",
@@ -53,8 +56,8 @@ def check(folder: Path) -> None:
     if not architecture.endswith(("Model", "ForMaskedLM", CLASSIFIER)):
         raise RefusedError(
             "UnsupportedArchitecture",
-            f"the source's config.json says {architecture}; onnxruntime reads encoders (names that "
-            f"end with Model or ForMaskedLM) and classifiers ({CLASSIFIER})",
+            f"the source's config.json says {architecture}; this format is for encoders (names "
+            f"that end with Model or ForMaskedLM) and classifiers ({CLASSIFIER})",
         )
     if not is_classifier(folder):
         pooling(folder)
@@ -105,7 +108,7 @@ def pooling(folder: Path) -> tuple[str, bool]:
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise RefusedError(
             "UnsupportedPooling",
-            f"the source's modules.json lists {', '.join(kinds)}; onnxruntime's adapter knows "
+            f"the source's modules.json lists {', '.join(kinds)}; what can be exported is "
             "Transformer, Pooling and Normalize",
         )
     config = checkpoint.read_json(folder / modules[1]["path"] / "config.json")
@@ -117,7 +120,7 @@ def pooling(folder: Path) -> tuple[str, bool]:
         raise RefusedError(
             "UnsupportedPooling",
             f"the source's {modules[1]['path']}/config.json asks for {', '.join(modes)}; "
-            f"onnxruntime's adapter knows one of {', '.join(POOLINGS)}",
+            f"what can be exported is one of {', '.join(POOLINGS)}",
         )
     return known[modes[0]], kinds[-1] == "Normalize"
 
@@ -235,11 +238,123 @@ def load(folder: Path) -> Any:
             super().__init__()
             self.model = model
 
-        def forward(self, *given: Any) -> Any:
-            found = self.model(**dict(zip(names, given, strict=True)))
+        def head(self, found: Any, mask: Any) -> Any:
+            """What transformers' model found, as one row for each text."""
             if classifies:
                 return found.logits
-            embedding = pool(found.last_hidden_state, given[1])
+            embedding = pool(found.last_hidden_state, mask)
             return torch.nn.functional.normalize(embedding, dim=-1) if normalized else embedding
 
+        def forward(self, *given: Any) -> Any:
+            return self.head(self.model(**dict(zip(names, given, strict=True))), given[1])
+
     return Whole().eval()
+
+
+def exported(source: Path, model: Any, example: tuple[Any, ...], **options: Any) -> Any:
+    """The source's module as torch's exporter makes a graph of it; `example` is what it is fed.
+
+    Raises:
+        RefusedError: torch cannot export it.
+    """
+    torch: Any = importlib.import_module("torch")
+    try:
+        return torch.onnx.export(
+            model,
+            example,
+            dynamo=True,
+            output_names=[LOGITS if is_classifier(source) else EMBEDDING],
+            verbose=False,
+            **options,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        config = checkpoint.read_json(source / "config.json")
+        raise RefusedError(
+            "UnsupportedArchitecture",
+            f"torch cannot export {checkpoint.architecture(config)} as ONNX: "
+            f"{checkpoint.first_sentence(error)}",
+        ) from error
+
+
+def calibration(task: stage.Task) -> Iterator[Any]:
+    """Encodings of the calibration's texts, at most `samples`, each cut at `sequence_length`
+    tokens."""
+    assert task.calibration is not None
+    reader = tokenizer(task.source)
+    reader.enable_truncation(min(task.calibration.sequence_length, max_length(task.source)))
+    for each in texts.read(task.calibration.file)[: task.calibration.samples]:
+        yield reader.encode(each.text)
+
+
+def measure(
+    task: stage.Task, progress: stage.Progress, artifact: Callable[[Any], Any], longest: int
+) -> dict[str, object]:
+    """Embed, or classify, the evaluation text by the source and by the artifact, or try the
+    artifact on a text of ours where there is none.
+
+    `artifact` gives what the artifact makes of an encoding by its own tokenizer, of at most
+    `longest` tokens: embedding or logits of shape (1, numbers).
+
+    Raises:
+        RefusedError: its numbers are not finite or not as many as the source's, or its tokens or
+            labels are not the source's.
+    """
+    numpy: Any = importlib.import_module("numpy")
+    tokenizers: Any = importlib.import_module("tokenizers")
+    check_labels(task.source, task.artifact)
+    reader = tokenizers.Tokenizer.from_file(str(task.artifact / "tokenizer.json"))
+    reader.enable_truncation(longest)
+    reader.no_padding()
+
+    def read(text: str) -> tuple[list[int], Any]:
+        encoding = reader.encode(text)
+        found = artifact(encoding)
+        if not numpy.isfinite(found).all():
+            raise RefusedError(
+                "NumbersNotFinite",
+                "the artifact computes numbers that are not finite: choose another precision",
+            )
+        return encoding.ids, found[0]
+
+    if not task.evaluation:
+        read(TRIAL_TEXT)
+        return {"protocol": texts.PROTOCOL, "texts": 0, "tokens": 0}
+    ours = tokenizer(task.source)
+    for each in (ours, reader):
+        each.enable_truncation(min(task.evaluation.sequence_length, longest))
+    given = texts.read(task.evaluation.file)
+    lengths = (len(ours.encode(each.text).ids) for each in given)
+    given = texts.within(given, lengths, task.evaluation.max_tokens)
+    progress("loading the source", 10)
+    source = load(task.source)
+    torch: Any = importlib.import_module("torch")
+    measured: texts.Measure = (
+        texts.Agreement(labels(task.source)) if is_classifier(task.source) else texts.Similarity()
+    )
+    tokens = 0
+    for text in progress.through(given, "comparing the artifact with its source", 15, 99):
+        encoding = ours.encode(text.text)
+        ids, found = read(text.text)
+        if ids != encoding.ids:
+            raise RefusedError(
+                "TokenizerDiffers",
+                "the artifact's tokenizer makes other tokens of the evaluation text than the "
+                "source's: the conversion went wrong",
+            )
+        fed = feed(encoding, inputs(task.source))
+        with torch.inference_mode():
+            expected = source(*map(torch.from_numpy, fed.values()))[0].numpy()
+        if found.shape != expected.shape:
+            raise RefusedError(
+                "OutputDiffers",
+                f"the artifact gives {found.size} numbers for a text, and its source "
+                f"{expected.size}: it is another model's; the conversion went wrong",
+            )
+        measured.add(text, expected, found)
+        tokens += len(ids)
+    return {
+        "protocol": texts.PROTOCOL,
+        **measured.report(),
+        "texts": len(given),
+        "tokens": tokens,
+    }

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quantop_adapters import checkpoint, encoder, stage, texts
-from quantop_adapters.coverage import Coverage, Weight
-from quantop_adapters.onnx_graph import ARTIFACT, check_finite, session, stored_bits
-from quantop_adapters.refusal import RefusedError
+from quantop_adapters import checkpoint, encoder, stage
+from quantop_adapters.coverage import Coverage
+from quantop_adapters.onnx_graph import ARTIFACT, check_finite, session, weights
 
 NUMBERS = "model.onnx.data"
 RANGES = ("MinMax", "Entropy", "Percentile")
@@ -43,14 +41,6 @@ BLOCK = 32
 """Numbers that share a scale, block-wise."""
 BINS = 2048
 """Of the histograms that ranges are chosen from."""
-TRIAL_TEXT = "The quick brown fox jumps over the lazy dog."
-"""What an artifact is tried on where no evaluation text is given."""
-
-MATRIX_OPERATORS = ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul")
-# What may lie between a stored matrix and the operator that multiplies by it.
-PASSING = ("Cast", "DequantizeLinear", "Reshape", "Transpose")
-PARTS = ("_scale", "_zero_point")
-"""What ONNX Runtime's quantizers call the rest of a weight that they call `<name>_quantized`."""
 
 
 class Onnxruntime:
@@ -66,25 +56,7 @@ class Onnxruntime:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Export the source's graph, then quantize that."""
-        methods = METHODS[task.precision]
-        method = task.method or next(iter(methods))
-        if method not in methods:
-            raise RefusedError(
-                "UnsupportedMethod",
-                f"spec.quantization.method is {method}; onnxruntime makes {task.precision} by "
-                f"{', '.join(methods)}",
-            )
-        if methods[method] and not task.calibration:
-            raise RefusedError(
-                "CalibrationRequired",
-                f"{task.precision} by {method} needs text: set spec.quantization.calibration",
-            )
-        if task.calibration and not methods[method]:
-            raise RefusedError(
-                "CalibrationNotUsed",
-                f"{task.precision} by {method} uses no text: remove "
-                "spec.quantization.calibration, or choose a method that does",
-            )
+        method = stage.choose_method(task, METHODS[task.precision], self.name)
         encoder.check(task.source)
         tokenizer = encoder.tokenizer(task.source)
         progress("exporting the graph", 5)
@@ -117,69 +89,15 @@ class Onnxruntime:
 
     def measure(self, task: stage.Task, progress: stage.Progress) -> dict[str, object]:
         """Embed, or classify, the evaluation text by the source and by the artifact."""
-        numpy: Any = importlib.import_module("numpy")
         check_finite(task.artifact)
-        encoder.check_labels(task.source, task.artifact)
         run = session(task.artifact, task.threads)
         names = tuple(entry.name for entry in run.get_inputs())
-        tokenizers: Any = importlib.import_module("tokenizers")
-        reader = tokenizers.Tokenizer.from_file(str(task.artifact / "tokenizer.json"))
 
-        def artifact(text: str) -> tuple[list[int], Any]:
-            encoding = reader.encode(text)
+        def artifact(encoding: Any) -> Any:
             (found,) = run.run(None, encoder.feed(encoding, names))
-            if not numpy.isfinite(found).all():
-                raise RefusedError(
-                    "NumbersNotFinite",
-                    "the artifact computes numbers that are not finite: choose another precision",
-                )
-            return encoding.ids, found[0]
+            return found
 
-        if not task.evaluation:
-            artifact(TRIAL_TEXT)
-            return {"protocol": texts.PROTOCOL, "texts": 0, "tokens": 0}
-        length = min(task.evaluation.sequence_length, encoder.max_length(task.source))
-        tokenizer = encoder.tokenizer(task.source)
-        for each in (tokenizer, reader):
-            each.enable_truncation(length)
-        given = texts.read(task.evaluation.file)
-        lengths = (len(tokenizer.encode(each.text).ids) for each in given)
-        given = texts.within(given, lengths, task.evaluation.max_tokens)
-        progress("loading the source", 10)
-        source = encoder.load(task.source)
-        torch: Any = importlib.import_module("torch")
-        measured: texts.Measure = (
-            texts.Agreement(encoder.labels(task.source))
-            if encoder.is_classifier(task.source)
-            else texts.Similarity()
-        )
-        tokens = 0
-        for text in progress.through(given, "comparing the artifact with its source", 15, 99):
-            encoding = tokenizer.encode(text.text)
-            ids, found = artifact(text.text)
-            if ids != encoding.ids:
-                raise RefusedError(
-                    "TokenizerDiffers",
-                    "the artifact's tokenizer makes other tokens of the evaluation text than the "
-                    "source's: the conversion went wrong",
-                )
-            fed = encoder.feed(encoding, encoder.inputs(task.source))
-            with torch.inference_mode():
-                expected = source(*map(torch.from_numpy, fed.values()))[0].numpy()
-            if found.shape != expected.shape:
-                raise RefusedError(
-                    "ArtifactNotLoadable",
-                    f"the artifact gives {found.shape[-1]} numbers for a text and its source "
-                    f"{expected.shape[-1]}: it is another model's",
-                )
-            measured.add(text, expected, found)
-            tokens += len(ids)
-        return {
-            "protocol": texts.PROTOCOL,
-            **measured.report(),
-            "texts": len(given),
-            "tokens": tokens,
-        }
+        return encoder.measure(task, progress, artifact, encoder.max_length(task.source))
 
 
 def export(source: Path, scratch: Path) -> Any:
@@ -194,27 +112,16 @@ def export(source: Path, scratch: Path) -> Any:
     model = encoder.load(source)
     names = encoder.inputs(source)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    output = encoder.LOGITS if encoder.is_classifier(source) else encoder.EMBEDDING
     # Sizes of 0 and 1 would be taken for constants.
     example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in names)
-    try:
-        program = torch.onnx.export(
-            model,
-            example,
-            dynamo=True,
-            input_names=list(names),
-            output_names=[output],
-            # `forward` takes them as one variadic argument.
-            dynamic_shapes=((free,) * len(names),),
-            verbose=False,
-        )
-    except torch.onnx.OnnxExporterError as error:
-        config = checkpoint.read_json(source / "config.json")
-        raise RefusedError(
-            "UnsupportedArchitecture",
-            f"torch cannot export {checkpoint.architecture(config)} as ONNX: "
-            f"{checkpoint.first_sentence(error)}",
-        ) from error
+    program = encoder.exported(
+        source,
+        model,
+        example,
+        input_names=list(names),
+        # `forward` takes them as one variadic argument.
+        dynamic_shapes=((free,) * len(names),),
+    )
     program.save(scratch / "exported.onnx", external_data=True)
     # The quantizers know products of matrices; with a sum in them only some do.
     graph = library.ONNXModel(onnx.load(scratch / "exported.onnx"))
@@ -272,8 +179,9 @@ def static(graph: Any, task: stage.Task, method: str) -> Any:
         # With as few bins as by default, Entropy has nothing to choose from.
         extra_options={} if choice == "MinMax" else {"num_bins": BINS, "symmetric": False},
     )
-    for feed in calibration(task):
-        calibrator.collect_data(Reader(feed))
+    names = encoder.inputs(task.source)
+    for encoding in encoder.calibration(task):
+        calibrator.collect_data(Reader(encoder.feed(encoding, names)))
     library.save_tensors_data(calibrator.compute_data(), ranges)
     library.quantize_static(
         plain,
@@ -299,18 +207,6 @@ def static(graph: Any, task: stage.Task, method: str) -> Any:
     return onnx.load(task.scratch / "quantized.onnx")
 
 
-def calibration(task: stage.Task) -> Iterator[dict[str, Any]]:
-    """Feeds of one text each, at most `samples`, each cut at `sequence_length` tokens."""
-    assert task.calibration is not None
-    tokenizer = encoder.tokenizer(task.source)
-    names = encoder.inputs(task.source)
-    tokenizer.enable_truncation(
-        min(task.calibration.sequence_length, encoder.max_length(task.source))
-    )
-    for each in texts.read(task.calibration.file)[: task.calibration.samples]:
-        yield encoder.feed(tokenizer.encode(each.text), names)
-
-
 def block_wise(graph: Any, bits: int) -> Any:
     """Weights of few bits with a scale and a zero point for each block of numbers in a row; of 4
     bits the embeddings' too."""
@@ -332,46 +228,6 @@ def save(graph: Any, file: Path) -> None:
     """Write a graph, and its numbers beside it."""
     onnx: Any = importlib.import_module("onnx")
     onnx.save(graph, file, save_as_external_data=True, location=NUMBERS)
-
-
-def weights(model: Any) -> Iterator[Weight]:
-    """The weights of a graph, each with the scales and zero points that belong to it."""
-    onnx: Any = importlib.import_module("onnx")
-    types = onnx.TensorProto
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    readers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-
-    def multiplies(name: str) -> bool:
-        return any(
-            node.op_type in MATRIX_OPERATORS
-            or (node.op_type in PASSING and any(map(multiplies, node.output)))
-            for node in readers.get(name, ())
-        )
-
-    def bits(*names: str) -> int:
-        return sum(stored_bits(onnx, stored.pop(name)) for name in names if name in stored)
-
-    for node in model.graph.node:
-        if node.op_type == "MatMulNBits" and node.input[1] in stored:
-            shape = {attribute.name: attribute.i for attribute in node.attribute}
-            yield Weight(shape["K"] * shape["N"], bits(*node.input[1:]), True, True)
-        if node.op_type == "GatherBlockQuantized" and node.input[0] in stored:
-            numbers = math.prod(stored[node.input[0]].dims)
-            yield Weight(numbers, bits(node.input[0], *node.input[2:]), False, True)
-    for name, tensor in list(stored.items()):
-        if name.endswith("_quantized") and tensor.data_type in (types.INT8, types.UINT8):
-            base = name.removesuffix("_quantized")
-            is_layer = multiplies(name)
-            size = bits(name, *(base + part for part in PARTS))
-            yield Weight(math.prod(tensor.dims), size, is_layer, True)
-    for name, tensor in stored.items():
-        # Single numbers are constants and scales of activations, whole ones shapes and positions.
-        if math.prod(tensor.dims) > 1 and tensor.data_type in (types.FLOAT, types.FLOAT16):
-            is_layer = len(tensor.dims) > 1 and multiplies(name)
-            yield Weight(math.prod(tensor.dims), stored_bits(onnx, tensor), is_layer, False)
 
 
 if __name__ == "__main__":

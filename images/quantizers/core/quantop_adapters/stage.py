@@ -407,6 +407,33 @@ def check_extras(toolchain: Toolchain, task: Task) -> None:
         )
 
 
+def choose_method(task: Task, methods: Mapping[str, bool], toolchain: str) -> str:
+    """The method asked for, or the first; `methods` says which of them need text.
+
+    Raises:
+        RefusedError: there is no such method, or calibration is missing or of no use.
+    """
+    method = task.method or next(iter(methods))
+    if method not in methods:
+        raise RefusedError(
+            "UnsupportedMethod",
+            f"spec.quantization.method is {method}; {toolchain} makes {task.precision} by "
+            f"{', '.join(methods)}",
+        )
+    if methods[method] and not task.calibration:
+        raise RefusedError(
+            "CalibrationRequired",
+            f"{task.precision} by {method} needs text: set spec.quantization.calibration",
+        )
+    if task.calibration and not methods[method]:
+        raise RefusedError(
+            "CalibrationNotUsed",
+            f"{task.precision} by {method} uses no text: remove "
+            "spec.quantization.calibration, or choose a method that does",
+        )
+    return method
+
+
 def evaluate(toolchain: Scoring | Measuring, task: Task) -> dict[str, object]:
     """Measure the artifact and write the quality file; what the termination message says.
 

@@ -74,6 +74,15 @@ def within(texts: list[Text], lengths: Iterator[int], limit: int) -> list[Text]:
     return chosen
 
 
+def cosine(one: Any, other: Any) -> float:
+    """The cosine similarity of two arrays of shape (numbers,)."""
+    numpy: Any = importlib.import_module("numpy")
+    a, b = (numpy.asarray(each, dtype=numpy.float64) for each in (one, other))
+    lengths = numpy.linalg.norm(a) * numpy.linalg.norm(b)
+    # An embedding of length 0 is like none.
+    return float(a @ b / lengths) if lengths else 0.0
+
+
 class Measure(Protocol):
     """Collects what source and artifact say of each text."""
 
@@ -92,11 +101,7 @@ class Similarity:
 
     def add(self, text: Text, source: Any, artifact: Any) -> None:
         """Compare the embeddings of one text."""
-        numpy: Any = importlib.import_module("numpy")
-        a, b = (numpy.asarray(each, dtype=numpy.float64) for each in (source, artifact))
-        lengths = numpy.linalg.norm(a) * numpy.linalg.norm(b)
-        # An embedding of length 0 is like none.
-        self.cosines.append(float(a @ b / lengths) if lengths else 0.0)
+        self.cosines.append(cosine(source, artifact))
 
     def report(self) -> dict[str, object]:
         """Similarities from -1 to 1."""

@@ -1,0 +1,71 @@
+"""ONNX of encoders and classifiers by Olive, for ONNX Runtime on CPUs.
+
+Olive's own export knows nothing of how an encoder's states become one embedding: its passes start
+from the graph that the Quantizer `onnxruntime` starts from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quantop_adapters import encoder, onnxruntime, stage, workflow
+from quantop_adapters.onnx_graph import ARTIFACT
+
+DYNAMIC = {
+    "type": "OnnxDynamicQuantization",
+    # As in `onnxruntime`.
+    "precision": "uint8",
+    "per_channel": True,
+    # It fails at graphs whose lengths are free, which Olive passes over.
+    "quant_preprocess": False,
+}
+RECIPES: workflow.Recipes = {
+    "FP16": {"Float16": [{"type": "OnnxFloatToFloat16", "keep_io_types": True}]},
+    "INT8": {
+        "Dynamic": [DYNAMIC],
+        "FusedDynamic": [{"type": "OrtTransformersOptimization", "model_type": "bert"}, DYNAMIC],
+    },
+    "INT4": {
+        "BlockWiseRtn": [{"type": "OnnxBlockWiseRtnQuantization", "block_size": 32}],
+        "KQuant": [{"type": "OnnxKQuantQuantization", "block_size": 32}],
+    },
+}
+METHODS: Mapping[str, Mapping[str, bool]] = workflow.methods(RECIPES)
+"""The methods of each precision, the default one first; none of them needs text."""
+
+
+class OliveEncoder(onnxruntime.Onnxruntime):
+    """Olive: ONNXEncoder, counted and run as what onnxruntime makes."""
+
+    name = "olive-encoder"
+    precisions: tuple[str, ...] = tuple(METHODS)
+
+    def version(self) -> str:
+        """The version of the package."""
+        return workflow.version()
+
+    def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
+        """Export the source's graph, then run the workflow that the method names."""
+        method = stage.choose_method(task, METHODS[task.precision], self.name)
+        encoder.check(task.source)
+        tokenizer = encoder.tokenizer(task.source)
+        progress("exporting the graph", 5)
+        file = task.scratch / "input" / ARTIFACT
+        file.parent.mkdir()
+        onnxruntime.save(onnxruntime.export(task.source, task.scratch), file)
+        progress(f"running the workflow {method}", 30)
+        model = {"type": "ONNXModel", "model_path": str(file.parent), "onnx_file_name": ARTIFACT}
+        onnx: Any = importlib.import_module("onnx")
+        made = workflow.run(model, RECIPES[task.precision][method], task.scratch)
+        onnxruntime.save(onnx.load(made / ARTIFACT), target / ARTIFACT)
+        tokenizer.save(str(target / "tokenizer.json"))
+        shutil.copyfile(task.source / "config.json", target / "config.json")
+
+
+if __name__ == "__main__":
+    sys.exit(stage.main(OliveEncoder()))
