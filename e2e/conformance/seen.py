@@ -7,22 +7,22 @@ from pathlib import Path
 FILE = Path(__file__).with_name("seen.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Seen:
     """One row's figures, on the test model. ``quantize_seconds`` and ``peak_memory_bytes`` are of
     the toolchain's stage; ``answered`` says that an engine served it, and ``also`` which others."""
 
     size_ratio: str
     bits_per_weight: str
-    quantize_seconds: int
-    peak_memory_bytes: int
-    answered: bool
     # Of models that generate text.
     increase_percent: str | None = None
     top_token_agreement_percent: str | None = None
     # Of encoders.
     mean_cosine_similarity: str | None = None
     p1_cosine_similarity: str | None = None
+    quantize_seconds: int
+    peak_memory_bytes: int
+    answered: bool
     also: list[str] = field(default_factory=list)
     """Other runtimes that answered."""
 

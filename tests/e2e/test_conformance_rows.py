@@ -41,9 +41,25 @@ def test_what_was_seen_is_still_offered() -> None:
 
 def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def figures(size: str, bits: str, increase: str, agreement: str, answered: bool) -> seen.Seen:
-        return seen.Seen(size, bits, 9, 400 * 2**20, answered, increase, agreement)
+        return seen.Seen(
+            size_ratio=size,
+            bits_per_weight=bits,
+            increase_percent=increase,
+            top_token_agreement_percent=agreement,
+            quantize_seconds=9,
+            peak_memory_bytes=400 * 2**20,
+            answered=answered,
+        )
 
-    encoder = seen.Seen("1.1", "8.07", 5, 2**29, False, None, None, "0.9931", "0.9812")
+    encoder = seen.Seen(
+        size_ratio="1.1",
+        bits_per_weight="8.07",
+        mean_cosine_similarity="0.9931",
+        p1_cosine_similarity="0.9812",
+        quantize_seconds=5,
+        peak_memory_bytes=2**29,
+        answered=False,
+    )
     q4 = figures("0.32", "4.998", "0.214", "94.500", answered=True)
     other = "llm-compressor/FP8_DYNAMIC/RTN"
     monkeypatch.setattr(
