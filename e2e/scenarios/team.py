@@ -13,6 +13,7 @@ READY_TIMEOUT = 900.0
 """Seconds; a conversion and an engine's start take far less, but the machine may be busy."""
 
 GGUF = ("GGUF", "Q8_0")
+VLLM_FORMATS = ("CompressedTensors", "GPTQ", "AWQ")
 ONNX = ("ONNX", "INT8")
 CONVERSION = {"requests": {"cpu": "250m"}, "limits": {"cpu": "2"}}
 SERVER = {
@@ -41,7 +42,7 @@ def quantized_model(
     else:
         chosen = {"format": recipe[0], "precision": recipe[1]}
     quantization = {**chosen, "resources": CONVERSION}
-    by_vllm = chosen.get("format") == "CompressedTensors"
+    by_vllm = chosen.get("format") in VLLM_FORMATS
     serving = {"replicas": 1, "resources": VLLM_SERVER if by_vllm else SERVER}
     whole: dict[str, Any] = {"source": {"uri": source}, **spec}
     whole["quantization"] = quantization | spec.get("quantization", {})
