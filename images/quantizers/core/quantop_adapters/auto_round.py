@@ -60,23 +60,11 @@ class Gptq:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Quantize every linear layer but the output layer, and save the packed checkpoint."""
-        method = choose_method(task)
+        method = calibration.choose_method(task, METHODS[task.precision], self.name)
         scheme = SCHEMES[self.format][task.precision]
         checkpoint.check_widths(task.source, task.precision, GROUP)
         progress("loading the checkpoint", 5)
-        transformers: Any = importlib.import_module("transformers")
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                task.source, dtype="auto", trust_remote_code=False, use_safetensors=True
-            )
-        except (ValueError, KeyError) as error:
-            config = checkpoint.read_json(task.source / "config.json")
-            raise RefusedError(
-                "UnsupportedArchitecture",
-                f"the source's config.json says {checkpoint.architecture(config)}, which "
-                "transformers cannot load as a causal language model "
-                f"({checkpoint.first_sentence(error)})",
-            ) from None
+        model = checkpoint.load_causal_model(task.source)
         progress(f"quantizing to {task.precision} by {method}", 20)
         library: Any = importlib.import_module("auto_round")
         rounding = library.AutoRound(
@@ -138,34 +126,6 @@ class Awq(Gptq):
 
     format = "AWQ"
     precisions: tuple[str, ...] = tuple(SCHEMES[format])
-
-
-def choose_method(task: stage.Task) -> str:
-    """The method asked for, or the default.
-
-    Raises:
-        RefusedError: there is no such method, or calibration is missing or of no use.
-    """
-    method = task.method or AUTOROUND
-    if method not in NEEDS_TEXT:
-        raise RefusedError(
-            "UnsupportedMethod",
-            f"spec.quantization.method is {method}; auto-round makes {task.precision} by "
-            f"{', '.join(NEEDS_TEXT)}",
-        )
-    if NEEDS_TEXT[method] and not task.calibration:
-        raise RefusedError(
-            "CalibrationRequired",
-            f"{task.precision} by {method} needs a calibration text: set "
-            f"spec.quantization.calibration, or choose spec.quantization.method {ROUND_TO_NEAREST}",
-        )
-    if task.calibration and not NEEDS_TEXT[method]:
-        raise RefusedError(
-            "CalibrationNotUsed",
-            f"{task.precision} by {method} uses no calibration text: remove "
-            f"spec.quantization.calibration, or choose spec.quantization.method {AUTOROUND}",
-        )
-    return method
 
 
 def tuning(task: stage.Task) -> dict[str, Any]:

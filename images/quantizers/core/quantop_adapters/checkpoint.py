@@ -254,6 +254,26 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def load_causal_model(folder: Path) -> Any:
+    """The checkpoint as transformers' language model, in its own type.
+
+    Raises:
+        RefusedError: transformers has no such architecture.
+    """
+    transformers: Any = importlib.import_module("transformers")
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", trust_remote_code=False, use_safetensors=True
+        )
+    except (ValueError, KeyError) as error:
+        config = read_json(folder / "config.json")
+        raise RefusedError(
+            "UnsupportedArchitecture",
+            f"the source's config.json says {architecture(config)}, which transformers cannot load "
+            f"as a causal language model ({first_sentence(error)})",
+        ) from None
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's tokenizer by transformers.
 

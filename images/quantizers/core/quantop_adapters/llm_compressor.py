@@ -13,7 +13,6 @@ from typing import Any
 
 from quantop_adapters import calibration, checkpoint, perplexity, stage
 from quantop_adapters.coverage import Coverage, Weight, is_output
-from quantop_adapters.refusal import RefusedError
 
 GPTQ, AWQ, AUTOROUND, ROUND_TO_NEAREST = "GPTQ", "AWQ", "AutoRound", "RTN"
 SMOOTHQUANT_GPTQ = "SmoothQuantGPTQ"
@@ -91,24 +90,12 @@ class LlmCompressor:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Quantize every linear layer but the output layer, and save the packed checkpoint."""
-        method = choose_method(task)
+        method = calibration.choose_method(task, METHODS[task.precision], self.name)
         checkpoint.check_widths(task.source, task.precision, SCHEMES[task.precision].group)
         progress("loading the toolchain", 2)
         llmcompressor: Any = importlib.import_module("llmcompressor")
-        transformers: Any = importlib.import_module("transformers")
         progress("loading the checkpoint", 10)
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                task.source, dtype="auto", trust_remote_code=False, use_safetensors=True
-            )
-        except (ValueError, KeyError) as error:
-            config = checkpoint.read_json(task.source / "config.json")
-            raise RefusedError(
-                "UnsupportedArchitecture",
-                f"the source's config.json says {checkpoint.architecture(config)}, which "
-                "transformers cannot load as a causal language model "
-                f"({checkpoint.first_sentence(error)})",
-            ) from None
+        model = checkpoint.load_causal_model(task.source)
         arguments: dict[str, Any] = {}
         if task.calibration:
             progress("preparing the calibration text", 15)
@@ -167,39 +154,6 @@ class LlmCompressor:
     def scorer(self, task: stage.Task, length: int) -> perplexity.Scorer:
         """Load the checkpoint by transformers, which unpacks it with compressed-tensors."""
         return perplexity.transformers_scorer(task.artifact, "artifact")
-
-
-def choose_method(task: stage.Task) -> str:
-    """The method asked for, or the precision's default.
-
-    Raises:
-        RefusedError: there is no such method, or calibration is missing or of no use.
-    """
-    scheme = SCHEMES[task.precision]
-    method = task.method or scheme.methods[0]
-    if method not in scheme.methods:
-        raise RefusedError(
-            "UnsupportedMethod",
-            f"spec.quantization.method is {method}; llm-compressor makes {task.precision} by "
-            f"{', '.join(scheme.methods)}",
-        )
-    if scheme.needs_text(method) == bool(task.calibration):
-        return method
-    others = [
-        other for other in scheme.methods if scheme.needs_text(other) == bool(task.calibration)
-    ]
-    instead = f", or choose spec.quantization.method {' or '.join(others)}" if others else ""
-    if task.calibration:
-        raise RefusedError(
-            "CalibrationNotUsed",
-            f"{task.precision} by {method} uses no calibration text: remove "
-            f"spec.quantization.calibration{instead}",
-        )
-    raise RefusedError(
-        "CalibrationRequired",
-        f"{task.precision} by {method} needs a calibration text: set "
-        f"spec.quantization.calibration{instead}",
-    )
 
 
 def report_layers(model: Any, progress: stage.Progress) -> None:
