@@ -107,15 +107,15 @@ demo: cluster ## Everything from nothing: three manifests become three served mo
 e2e: cluster ## The scenarios on the running cluster; SLOW=1 for the slow ones, too
 	@$(STEP) e2e.lifecycle pytest -q e2e/lifecycle
 	@$(STEP) e2e $(INSIDE) pytest -q $(if $(SLOW),,-m 'not slow') e2e/scenarios
-	@$(STEP) e2e.conformance $(INSIDE) pytest -q e2e/conformance --sample
+	@$(MAKE) --no-print-directory conformance SAMPLE=1
 
 .PHONY: bench
 bench: cluster ## Measurements on the running cluster, printed as ratios
 	@$(STEP) bench $(INSIDE) python -m e2e.benchmarks
 
 .PHONY: conformance
-conformance: cluster ## Every way of every built-in Quantizer; ROW=openvino/INT4 for some (with ALL=1: all images)
-	@$(STEP) conformance $(INSIDE) pytest -q -s e2e/conformance --row=$(ROW)
+conformance: cluster ## Every way of every built-in Quantizer (with ALL=1: all images); ROW=openvino/INT4 for some, SAMPLE=1 for the quick ones
+	@$(STEP) conformance $(INSIDE) pytest -q $(if $(SAMPLE),--sample,-s) e2e/conformance --row=$(ROW)
 
 .PHONY: quality-bench
 quality-bench: export ALL := 1
