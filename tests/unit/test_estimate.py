@@ -2,6 +2,7 @@
 
 from quantop.api.base import ResourceRequirements
 from quantop.api.quantizer import QuantizerSpec
+from quantop.builders import jobs, pod
 from quantop.builders.jobs import Needs
 from quantop.reasons import Reason
 from quantop.reconcile import estimate
@@ -50,6 +51,14 @@ def test_what_the_recipe_gives_goes_before_for_both_stages() -> None:
         assert stage["limits"] == {"cpu": "2", "memory": "5Gi"}
         assert stage["requests"] == {"cpu": "2", "memory": "5Gi"}
     assert wanted.disk == "9Gi"
+
+
+def test_fetch_may_keep_in_memory_what_the_toolchain_reads() -> None:
+    fetches = jobs.fetch_resources(needs(compares=True))
+    assert fetches["limits"]["memory"] == f"{13 * 1024}Mi"
+    assert fetches["requests"]["memory"] == pod.WORKER_RESOURCES["requests"]["memory"]
+    small = jobs.fetch_resources(needs(compares=True, limits={"memory": "100Mi"}))
+    assert small["limits"] == pod.WORKER_RESOURCES["limits"]
 
 
 def test_the_hungrier_stage_decides_whether_a_node_can_hold_it() -> None:

@@ -18,7 +18,7 @@ from quantop.contract import (
     DeleteTask,
     Stage,
 )
-from quantop.quantities import to_cores
+from quantop.quantities import to_bytes, to_cores
 
 BACKOFF_LIMIT = 4
 """Tries beyond the first. A container restarts in its pod and goes on where it was."""
@@ -96,11 +96,7 @@ def conversion_job(
         store_secret=access.store_secret,
         source_secret=access.source_secret,
     )
-    # The scheduler takes the largest request of all stages; the work folder is there for each.
-    fetch["resources"] = {
-        **pod.WORKER_RESOURCES,
-        "requests": {**pod.WORKER_RESOURCES["requests"], "ephemeral-storage": needs.disk},
-    }
+    fetch["resources"] = fetch_resources(needs)
     cores = to_cores(needs.quantize.get("limits", {}).get("cpu", "1"))
     environment = _toolchain_environment(model, task, precision, cores)
     stages = [
@@ -173,6 +169,21 @@ def job(
         },
     }
     return made
+
+
+def fetch_resources(needs: Needs) -> Manifest:
+    """Those of a worker, with the disk, which is there for each stage: the scheduler takes the
+    largest request of all.
+
+    The files stay in the page cache within the limit of memory of whoever wrote them, so that the
+    toolchain need not read from the disk what its own limit has room for.
+    """
+    requests, limits = pod.WORKER_RESOURCES["requests"], pod.WORKER_RESOURCES["limits"]
+    toolchain = needs.quantize.get("limits", {}).get("memory", limits["memory"])
+    return {
+        "requests": {**requests, "ephemeral-storage": needs.disk},
+        "limits": {**limits, "memory": max(toolchain, limits["memory"], key=to_bytes)},
+    }
 
 
 def _task_claims(task: ConversionTask) -> list[str]:
