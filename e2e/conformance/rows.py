@@ -62,7 +62,8 @@ def rows() -> Iterator[Row]:
     for quantizer, entry in values["quantizers"].items():
         spec = entry["spec"]
         for precision in spec["precisions"]:
-            able = serving(runtimes, spec["format"], precision["name"])
+            wanted = (spec["format"], precision["name"], spec.get("hardware"))
+            able = serving(runtimes, *wanted)
             for method in precision["methods"]:
                 yield Row(
                     quantizer=quantizer,
@@ -73,17 +74,19 @@ def rows() -> Iterator[Row]:
                     calibrated=method.get("calibration") == "Required",
                     runtime=next(iter(able), None),
                     others=able[1:],
-                    elsewhere=next(
-                        iter(serving(elsewhere, spec["format"], precision["name"])), None
-                    ),
+                    elsewhere=next(iter(serving(elsewhere, *wanted)), None),
                 )
 
 
-def serving(runtimes: Mapping[str, Manifest], format_: str, precision: str) -> tuple[str, ...]:
-    """The runtimes that serve the precision of the format."""
+def serving(
+    runtimes: Mapping[str, Manifest], format_: str, precision: str, hardware: str | None
+) -> tuple[str, ...]:
+    """The runtimes that serve the precision of the format, made for that hardware or for any."""
     return tuple(
         name
         for name, spec in runtimes.items()
         for served in spec["formats"]
-        if served["format"] == format_ and precision in served.get("precisions", [precision])
+        if served["format"] == format_
+        and precision in served.get("precisions", [precision])
+        and (hardware is None or hardware in served.get("hardware", []))
     )

@@ -35,6 +35,9 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "auto-round-gptq": {"0.5": ("W8A16",), "4": ("W4A16",), "60": ("W2A16",)},
     "auto-round-awq": {"4": ("W4A16", "W4A16_ASYM")},
     "onnxruntime-genai": {"0.1": ("FP32",), "0.5": ("INT8",), "2": ("INT4",)},
+    "onnxruntime-genai-cuda": {"0.1": ("FP16",), "0.5": ("INT8",), "2": ("INT4",)},
+    "onnxruntime-genai-directml": {"0.1": ("FP16",), "0.5": ("INT8",), "2": ("INT4",)},
+    "onnxruntime-genai-webgpu": {"0.1": ("FP32", "FP16"), "0.5": ("INT8",), "2": ("INT4",)},
     "olive": {"0.5": ("INT8",), "4": ("INT4",)},
     "openvino": {
         "0.1": ("FP32", "FP16"),

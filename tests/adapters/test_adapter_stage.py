@@ -22,7 +22,7 @@ from quantop_adapters.harness import Tasks
 from quantop_adapters.llama_cpp import LlamaCpp
 from quantop_adapters.llm_compressor import LlmCompressor
 from quantop_adapters.mlx import Mlx
-from quantop_adapters.onnxruntime_genai import OnnxruntimeGenai
+from quantop_adapters.onnxruntime_genai import Cuda, OnnxruntimeGenai
 from quantop_adapters.openvino import OpenVino
 from quantop_adapters.refusal import RefusedError
 
@@ -449,6 +449,7 @@ def test_another_tokenizer_than_the_sources_is_refused(
         ),
         (Awq(), {"METHOD": "RTN"}, "UnsupportedShape", "up_proj.weight has 4"),
         (OnnxruntimeGenai(), {"PRECISION": "FP16"}, "UnsupportedPrecision", "FP32, INT8, INT4"),
+        (Cuda(), {"PRECISION": "FP32"}, "UnsupportedPrecision", "FP16, INT8, INT4"),
         (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "FP32 by Default"),
         (
             OnnxruntimeGenai(),

@@ -17,7 +17,7 @@ from quantop.builders import meta
 from quantop.reconcile import choices, presets
 from quantop.reconcile.snapshot import Problem, Snapshot
 from quantop.settings import Settings
-from quantop_adapters import llama_cpp, stage
+from quantop_adapters import llama_cpp, onnxruntime_genai, stage
 
 from e2e.cluster.paths import REPOSITORY
 from tests.chart.helm import CHART, DIGEST, EVERYTHING, Helm, Rendered
@@ -338,6 +338,9 @@ ADAPTERS = {
     "mlx": ("mlx", "Mlx"),
     "onnxruntime": ("onnxruntime", "Onnxruntime"),
     "onnxruntime-genai": ("onnxruntime_genai", "OnnxruntimeGenai"),
+    "onnxruntime-genai-cuda": ("onnxruntime_genai", "Cuda"),
+    "onnxruntime-genai-directml": ("onnxruntime_genai", "DirectMl"),
+    "onnxruntime-genai-webgpu": ("onnxruntime_genai", "WebGpu"),
     "olive": ("olive", "Olive"),
     "olive-encoder": ("olive_encoder", "OliveEncoder"),
     "openvino": ("openvino", "OpenVino"),
@@ -369,6 +372,16 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
                 for each in spec["precisions"]
             }
             assert offered == {each: [*module.METHODS[each].items()] for each in adapter.precisions}
+
+
+def test_each_execution_provider_has_a_quantizer_that_says_what_it_is_for() -> None:
+    found = {}
+    for each in PLAIN.of("Quantizer"):
+        spec = each["spec"]
+        if spec["command"][-1] == onnxruntime_genai.__name__:
+            environment = {entry["name"]: entry["value"] for entry in spec.get("env", [])}
+            found[spec.get("hardware", "CPU")] = type(onnxruntime_genai.toolchain(environment))
+    assert found == onnxruntime_genai.TOOLCHAINS
 
 
 def test_floats_leave_no_tensor_another_precision() -> None:

@@ -53,8 +53,8 @@ RECIPES = (
     *(("mlx", "MLX", precision, "", False) for precision in mlx.RECIPES),
     *(
         ("onnxruntime_genai", "ONNX", precision, method, False)
-        for precision, methods in onnxruntime_genai.METHODS.items()
-        for method in methods
+        for precision in onnxruntime_genai.OnnxruntimeGenai.precisions
+        for method in onnxruntime_genai.METHODS[precision]
     ),
     *(
         ("openvino", "OpenVINO", precision, method, needs_text)

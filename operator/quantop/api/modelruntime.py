@@ -17,7 +17,7 @@ from quantop.api.base import (
     map_list,
     reserved_env,
 )
-from quantop.api.quantizedmodel import Format, Precision
+from quantop.api.quantizedmodel import Format, Hardware, Precision
 
 Path = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^/")]
 
@@ -70,6 +70,11 @@ class ServedFormat(ApiModel):
         default_factory=list, json_schema_extra=SET
     )
     """The precisions of it that the engine serves. Default: all."""
+    hardware: Annotated[list[Hardware], Field(max_length=16)] = Field(
+        default_factory=list, json_schema_extra=SET
+    )
+    """What the engine runs of that which Quantizers make for particular hardware, by the words of
+    their spec.hardware, beside what is made for any. Default: none of it."""
 
 
 class Probe(ApiModel):

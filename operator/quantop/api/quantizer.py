@@ -17,7 +17,7 @@ from quantop.api.base import (
     map_list,
     reserved_env,
 )
-from quantop.api.quantizedmodel import AUTO, Format, Method, Precision
+from quantop.api.quantizedmodel import AUTO, Format, Hardware, Method, Precision
 
 CONTRACT_VARIABLES = (
     "WORK_DIR",
@@ -163,9 +163,10 @@ class QuantizerSpec(ApiModel):
         list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=512)
     ] = Field(default_factory=list, json_schema_extra=SET)
     """Model architectures (config.json) that it reads. Default: whatever the toolchain accepts."""
-    hardware: Annotated[str, Field(max_length=128)] = ""
-    """What its artifacts are for, where no engine in a cluster runs them: told to whoever asks for
-    serving."""
+    hardware: Hardware | None = None
+    """What alone runs its artifacts. A ModelRuntime serves them that lists the same in
+    spec.formats; whoever asks for serving and has none is told. Where others write the format for
+    any hardware, it is taken only when it is named. Default: any."""
     resources: QuantizerResources = Field(default_factory=QuantizerResources)
     """What a conversion needs."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0

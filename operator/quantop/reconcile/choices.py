@@ -66,20 +66,12 @@ def choose_store(snapshot: Snapshot) -> ModelStoreSpec | Problem:
 
 def choose_quantizer(snapshot: Snapshot) -> ChosenQuantizer | Problem:
     """The Quantizer that the spec names, or the one of highest priority that can do the recipe."""
-    writers = _writers(snapshot)
-    if isinstance(writers, Problem):
-        return writers
-    for name, quantizer in writers:
-        for precision in quantizer.precisions:
-            if precision.name == snapshot.precision:
-                chosen = _with_method(snapshot, name, quantizer, precision)
-                return _unable(snapshot, name, quantizer) or chosen
-    possible = {p.name for _, q in writers for p in q.precisions}
-    return Problem(
-        Reason.PRECISION_NOT_SUPPORTED,
-        f"spec.quantization.precision is {snapshot.precision!r}, which no Quantizer for "
-        f"{snapshot.format} offers here; possible: {_listed(possible)}.",
-    )
+    offering = _offering(snapshot)
+    if isinstance(offering, Problem):
+        return offering
+    name, quantizer, precision = offering
+    chosen = _with_method(snapshot, name, quantizer, precision)
+    return _unable(snapshot, name, quantizer) or chosen
 
 
 def offered_precisions(snapshot: Snapshot) -> dict[str, QuantizerPrecision] | Problem:
@@ -109,6 +101,31 @@ def with_precision(snapshot: Snapshot, name: str, precision: QuantizerPrecision 
     return replace(snapshot, spec=snapshot.spec.model_copy(update={"quantization": named}))
 
 
+def _offering(snapshot: Snapshot) -> tuple[str, QuantizerSpec, QuantizerPrecision] | Problem:
+    """The first Quantizer that offers the precision, and what it says of it."""
+    writers = _writers(snapshot)
+    if isinstance(writers, Problem):
+        return writers
+    for name, quantizer in writers:
+        for precision in quantizer.precisions:
+            if precision.name == snapshot.precision:
+                return name, quantizer, precision
+    possible = {p.name for _, q in writers for p in q.precisions}
+    elsewhere = {
+        f"{name} (for {q.hardware})"
+        for name, q in snapshot.quantizers.items()
+        if q.hardware and q.format == snapshot.format and (name, q) not in writers
+        for p in q.precisions
+        if p.name == snapshot.precision
+    }
+    named = f"; by spec.quantization.quantizerName: {_listed(elsewhere)}" if elsewhere else ""
+    return Problem(
+        Reason.PRECISION_NOT_SUPPORTED,
+        f"spec.quantization.precision is {snapshot.precision!r}, which no Quantizer for "
+        f"{snapshot.format} offers here; possible: {_listed(possible)}{named}.",
+    )
+
+
 def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
     """The Quantizers that the spec leaves, the one to be asked first before the others."""
     wanted = snapshot.spec.quantization
@@ -130,7 +147,9 @@ def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
             f"spec.quantization.format is {snapshot.format!r}, but {who} "
             f"{_listed(formats) or 'nothing: there is none'}.",
         )
-    return writers
+    # Who names none wants what runs wherever the format does.
+    general = [item for item in writers if item[1].hardware is None]
+    return general if general and wanted.quantizer_name is None else writers
 
 
 def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
@@ -147,8 +166,13 @@ def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
 
 
 def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Problem:
+    offering = _offering(snapshot)
+    hardware = None if isinstance(offering, Problem) else offering[1].hardware
+    made_for = f", which is for {hardware}" if hardware else ""
     able = {
-        n: r for n, r in snapshot.runtimes.items() if serves(r, snapshot.format, snapshot.precision)
+        n: r
+        for n, r in snapshot.runtimes.items()
+        if serves(r, snapshot.format, snapshot.precision, hardware)
     }
     if serving.runtime_name is not None:
         runtime = snapshot.runtimes.get(serving.runtime_name)
@@ -162,20 +186,16 @@ def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Probl
             return Problem(
                 Reason.FORMAT_NOT_SERVED,
                 f"ModelRuntime {serving.runtime_name!r} serves {_served(runtime)}, not "
-                f"{snapshot.format} {snapshot.precision}; able: {_listed(able) or 'none'}. Change "
-                "spec.serving.runtimeName or spec.quantization.",
+                f"{snapshot.format} {snapshot.precision}{made_for}; able: "
+                f"{_listed(able) or 'none'}. Change spec.serving.runtimeName or spec.quantization.",
             )
         return ChosenRuntime(serving.runtime_name, runtime)
     if not able:
-        writers = snapshot.quantizers.values()
-        hardware = {q.hardware for q in writers if q.format == snapshot.format and q.hardware}
-        made_for = f", which is for {_listed(hardware)}" if hardware else ""
         return Problem(
             Reason.RUNTIME_NOT_FOUND,
             f"no ModelRuntime of this cluster serves {snapshot.format} {snapshot.precision}"
-            f"{made_for}; "
-            f"{there_are('ModelRuntimes', snapshot.runtimes)}. Install one that does, or remove "
-            "spec.serving to make the artifact alone.",
+            f"{made_for}; {there_are('ModelRuntimes', snapshot.runtimes)}. Install one that does, "
+            "or remove spec.serving to make the artifact alone.",
         )
     name = min(able, key=lambda n: (-able[n].priority, n))
     return ChosenRuntime(name, able[name])
@@ -252,17 +272,19 @@ def _unable(snapshot: Snapshot, name: str, quantizer: QuantizerSpec) -> Problem 
     return None
 
 
-def serves(runtime: ModelRuntimeSpec, format_: str, precision: str) -> bool:
-    """Whether a ModelRuntime says that it serves this."""
+def serves(runtime: ModelRuntimeSpec, format_: str, precision: str, hardware: str | None) -> bool:
+    """Whether a ModelRuntime says that it serves this, made for that hardware or for any."""
     return any(
-        f.format == format_ and (not f.precisions or precision in f.precisions)
+        f.format == format_
+        and (not f.precisions or precision in f.precisions)
+        and (hardware is None or hardware in f.hardware)
         for f in runtime.formats
     )
 
 
 def _served(runtime: ModelRuntimeSpec) -> str:
     return ", ".join(
-        f.format + (f" ({', '.join(f.precisions)})" if f.precisions else "")
+        f.format + (f" ({limits})" if (limits := ", ".join([*f.precisions, *f.hardware])) else "")
         for f in runtime.formats
     )
 

@@ -68,8 +68,10 @@ def _choose(
         )
     if artifact is None:
         return Waiting(f"Waiting for the artifact of draft model {name!r}.")
+    quantizer = snapshot.quantizers.get(artifact.quantizer)
+    hardware = quantizer.hardware if quantizer else None
     if artifact.format != snapshot.format or not serves(
-        runtime.spec, artifact.format, artifact.precision
+        runtime.spec, artifact.format, artifact.precision, hardware
     ):
         return Problem(
             Reason.DRAFT_MODEL_NOT_USABLE,

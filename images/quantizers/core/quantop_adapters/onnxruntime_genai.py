@@ -1,4 +1,4 @@
-"""ONNX by onnxruntime-genai's model builder, for onnxruntime on CPUs."""
+"""ONNX by onnxruntime-genai's model builder, for one execution provider of ONNX Runtime each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ ALGORITHMS: Mapping[str, Sequence[str]] = {
 llama.cpp's K-quants favour, 8 bits."""
 METHODS: Mapping[str, Mapping[str, bool]] = {
     "FP32": {stage.DEFAULT_METHOD: False},
+    "FP16": {stage.DEFAULT_METHOD: False},
     "INT8": {"RTN": False, "KQuant": False},
     "INT4": {"RTN": False, "KQuant": False, "KQuantMixed": False},
 }
@@ -39,12 +41,16 @@ TABLES = ("cos_cache", "sin_cache")
 
 
 class OnnxruntimeGenai:
-    """onnxruntime-genai: ONNX."""
+    """onnxruntime-genai: ONNX for CPUs, and for other hardware by the classes below. What those
+    write ONNX Runtime runs on a CPU as well, casting where a kernel is missing: so it is measured.
+    """
 
     name = "onnxruntime-genai"
     format = "ONNX"
-    # The builder writes 16-bit floats for a CPU too and says so nowhere, but nothing can run them.
-    precisions: tuple[str, ...] = tuple(METHODS)
+    provider = "cpu"
+    # The builder writes 16-bit floats for a CPU too and says so nowhere, but onnxruntime-genai
+    # cannot run them there.
+    precisions: tuple[str, ...] = ("FP32", "INT8", "INT4")
 
     def version(self) -> str:
         """The version of the package."""
@@ -56,7 +62,7 @@ class OnnxruntimeGenai:
         if task.method and task.method not in methods:
             raise RefusedError(
                 "UnsupportedMethod",
-                f"spec.quantization.method is {task.method}; onnxruntime-genai makes "
+                f"spec.quantization.method is {task.method}; {self.name} makes "
                 f"{task.precision} by {', '.join(methods)}",
             )
         if task.calibration:
@@ -74,7 +80,7 @@ class OnnxruntimeGenai:
             "--precision",
             task.precision.lower(),
         ]
-        command += ["--execution_provider", "cpu", "--cache_dir", str(task.scratch)]
+        command += ["--execution_provider", self.provider, "--cache_dir", str(task.scratch)]
         command += ["--extra_options", "hf_token=false", "hf_remote=false"]
         command += ALGORITHMS.get(task.method, ())
         try:
@@ -134,8 +140,10 @@ class OnnxruntimeGenai:
         inputs = {entry.name for entry in run.get_inputs()}
         outputs = [entry.name for entry in run.get_outputs()]
         kept = [name for name in inputs if name.startswith("past_key_values.")]
+        floats = {entry.type for entry in run.get_inputs() if entry.name in kept}
         empty = numpy.zeros(
-            (1, decoder["num_key_value_heads"], 0, decoder["head_size"]), dtype=numpy.float32
+            (1, decoder["num_key_value_heads"], 0, decoder["head_size"]),
+            dtype=numpy.float16 if floats == {"tensor(float16)"} else numpy.float32,
         )
 
         past: dict[str, Any] = {}
@@ -154,9 +162,56 @@ class OnnxruntimeGenai:
                     feed["position_ids"] = numpy.arange(before, end, dtype=numpy.int64)[None]
                 found = dict(zip(outputs, run.run(outputs, {**feed, **past}), strict=True))
                 past = {name: found[name.replace("past_key_values", "present")] for name in kept}
-                yield found["logits"][0]
+                yield found["logits"][0].astype(numpy.float32, copy=False)
 
         return score
+
+
+class Cuda(OnnxruntimeGenai):
+    """For NVIDIA's processors. In 32 bits the builder writes a graph that ends nowhere."""
+
+    name = "onnxruntime-genai for CUDA"
+    provider = "cuda"
+    precisions = ("FP16", "INT8", "INT4")
+
+
+class DirectMl(Cuda):
+    """For what Windows drives by DirectX 12."""
+
+    name = "onnxruntime-genai for DirectML"
+    provider = "dml"
+
+
+class WebGpu(OnnxruntimeGenai):
+    """For what a browser, or Dawn, drives."""
+
+    name = "onnxruntime-genai for WebGPU"
+    provider = "webgpu"
+    precisions = ("FP32", "FP16", "INT8", "INT4")
+
+
+TOOLCHAINS: Mapping[str, type[OnnxruntimeGenai]] = {
+    "CPU": OnnxruntimeGenai,
+    "CUDA": Cuda,
+    "DirectML": DirectMl,
+    "WebGPU": WebGpu,
+}
+"""By what the variable ``EXECUTION_PROVIDER`` may be."""
+
+
+def toolchain(environment: Mapping[str, str]) -> OnnxruntimeGenai:
+    """The one that a Quantizer's environment asks for; without a word that for CPUs.
+
+    Raises:
+        SystemExit: there is none of that name.
+    """
+    provider = environment.get("EXECUTION_PROVIDER", "CPU")
+    if provider not in TOOLCHAINS:
+        sys.exit(
+            f"EXECUTION_PROVIDER is {provider}, in the Quantizer's spec.env; possible: "
+            f"{', '.join(TOOLCHAINS)}"
+        )
+    return TOOLCHAINS[provider]()
 
 
 def is_weight(node: Any) -> bool:
@@ -165,4 +220,4 @@ def is_weight(node: Any) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(stage.main(OnnxruntimeGenai()))
+    sys.exit(stage.main(toolchain(os.environ)))
