@@ -1,5 +1,6 @@
 """What the suite saw of each row, kept in the repository for the support matrix."""
 
+import fcntl
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,16 +30,17 @@ class Seen:
 
 def load() -> dict[str, Seen]:
     """By row."""
-    if not FILE.is_file():
-        return {}
-    return {row: Seen(**figures) for row, figures in json.loads(FILE.read_text()).items()}
+    text = FILE.read_text() if FILE.is_file() else ""
+    return {row: Seen(**figures) for row, figures in json.loads(text or "{}").items()}
 
 
 def record(row: str, seen: Seen) -> None:
-    """Replace one row's figures."""
-    known = {**load(), row: seen}
-    ordered = {
-        name: {field: value for field, value in asdict(known[name]).items() if value or value == 0}
-        for name in sorted(known)
-    }
-    FILE.write_text(json.dumps(ordered, indent=1) + "\n")
+    """Replace one row's figures, whatever other rows are run at the same time."""
+    with FILE.open("a") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        known = {**load(), row: seen}
+        ordered = {
+            name: {key: value for key, value in asdict(known[name]).items() if value or value == 0}
+            for name in sorted(known)
+        }
+        FILE.write_text(json.dumps(ordered, indent=1) + "\n")
