@@ -133,9 +133,10 @@ class TasksRef(TextRef):
     max_samples: int
 
 
-class EvaluationRef(TextRef):
-    """Evaluation text and how much of it is used; and what else is measured by."""
+class EvaluationRef(Message):
+    """What is measured by: an evaluation text and how much of it is used, prompts, tasks."""
 
+    uri: str | None = None
     sequence_length: int
     max_tokens: int
     prompts: PromptsRef | None = None

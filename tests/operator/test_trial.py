@@ -86,6 +86,20 @@ def test_an_artifact_is_tried_as_it_is_served_and_its_figures_are_kept(
     assert "envFrom" not in client, "who measures has no credentials"
 
 
+def test_a_limit_that_a_trial_shows_needs_no_text(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.apply(objects.model(namespace, quality={"maxMemory": "1Gi"}))
+    settled(cluster, namespace)
+    status = cluster.model(namespace, "tiny")["status"]
+    assert "quality" not in status
+    assert status["performance"]["peakMemoryBytes"] == 20 * MIB
+    verified = cluster.condition(namespace, "tiny", "Verified")
+    assert "Nothing is given to measure quality by. In a trial on node" in verified["message"]
+    cluster.patch(namespace, "tiny", {"quality": {"maxMemory": "1Mi"}})
+    cluster.wait_for(namespace, "tiny", "Stalled", "True", "PerformanceBelowLimit")
+
+
 def test_what_is_not_asked_for_is_not_tried(
     cluster: Cluster, operator: Operator, namespace: str
 ) -> None:

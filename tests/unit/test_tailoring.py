@@ -22,9 +22,13 @@ STORE = ModelStoreSpec.model_validate(objects.store()["spec"])
 DOWN = {"tensors": "ffn_down", "precision": "Q6_K"}
 
 
-def snapshot(quantizer: dict[str, Any], **recipe: Any) -> Snapshot:
+def snapshot(
+    quantizer: dict[str, Any], evaluation: dict[str, Any] | None = None, **recipe: Any
+) -> Snapshot:
     quantization = {"format": "GGUF", "precision": "Q4_K_M", **recipe}
-    model = objects.model("team-a", quantization=quantization)
+    model = objects.model(
+        "team-a", quantization=quantization, quality={"evaluation": evaluation or None}
+    )
     return Snapshot(
         model=model,
         spec=QuantizedModelSpec.model_validate(model["spec"]),
@@ -106,3 +110,17 @@ def test_what_it_can_do_reaches_the_toolchain() -> None:
     assert told["MAX_FILE_BYTES"] == str(5 * 2**30)
     plain = environment(snapshot(ABLE))
     assert plain["OVERRIDES"] == plain["MAX_FILE_BYTES"] == ""
+
+
+def test_a_toolchain_is_told_what_is_given_to_measure_by_and_no_more() -> None:
+    text, prompts = {"uri": "pvc://texts/e.txt"}, {"prompts": {"uri": "pvc://prompts/p.txt"}}
+    variables = ("EVALUATION_FILE", "EVALUATION_MAX_TOKENS", "EVALUATION_PROMPTS_FILE")
+
+    def told(**evaluation: Any) -> list[str]:
+        given = environment(snapshot({}, evaluation))
+        return [given[name].rpartition("/")[2] for name in variables]
+
+    assert told(**text) == ["evaluation", "20000", ""]
+    assert told(**prompts) == ["", "", "prompts"]
+    assert told(**text, **prompts) == ["evaluation", "20000", "prompts"]
+    assert told() == ["", "", ""]

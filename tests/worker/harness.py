@@ -263,7 +263,7 @@ def calibration(uri: str) -> CalibrationRef:
 
 
 def evaluation(
-    uri: str,
+    uri: str | None,
     max_tokens: int = 1000,
     prompts: PromptsRef | None = None,
     tasks: TasksRef | None = None,

@@ -203,6 +203,23 @@ def test_prompts_and_how_many_decide_whether_it_was_measured_before(bench: Bench
     assert first.resolve().published is None
 
 
+def test_prompts_alone_are_enough_to_measure_by(bench: Bench) -> None:
+    bench.put("texts/prompts.txt", b"answer this")
+    asked = prompts(f"s3://{bench.bucket}/texts/prompts.txt")
+    first = bench.with_task(evaluation=evaluation(None, prompts=asked)).resolved()
+    first.fetch()
+    assert sorted(path.name for path in (bench.work / "inputs").iterdir()) == ["prompts"]
+    figures = {"answerAgreementPercent": 75, "perplexity": None, "meanKLDivergence": None}
+    first.quantize(FILES, quality=figures)
+    published = first.publish().published
+    assert published.report
+    assert first.resolve().published == published
+    other = evaluation(None, max_tokens=9, prompts=asked)
+    assert bench.with_task(evaluation=other).resolve().published == published, "of no text"
+    bench.put("texts/prompts.txt", b"answer that")
+    assert first.resolve().published is None
+
+
 def test_tasks_come_whole_and_their_files_decide_whether_it_was_measured_before(
     bench: Bench,
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -433,6 +434,30 @@ def test_answers_are_told_where_there_were_prompts() -> None:
     for told in ("answer agreement", "62.500", "mean prefix", "91.250", "24"):
         assert told in text
     assert "answer agreement" not in Parsed(page("uri", published(), [], "now")).text
+
+
+def test_what_needs_a_text_is_left_out_where_there_was_none(tmp_path: Path) -> None:
+    artifact = published(answerAgreementPercent=62.5, perplexity=None, meanKLDivergence=None)
+    assert artifact.quality is not None
+    without: dict[str, Any] = dict.fromkeys(("uri", "identity", "size", "sha256"))
+    evaluated = artifact.quality.evaluation.model_copy(update=without)
+    artifact = replace(
+        artifact, quality=artifact.quality.model_copy(update={"evaluation": evaluated})
+    )
+    told = Parsed(page("uri", artifact, [], "now")).text
+    for said in ("62.500", "s3://harmless", "8 prompts"):
+        assert said in told
+    for said in ("likelihood", "scored positions", "None", "windows-v1"):
+        assert said not in told
+    spec = json.loads(apply_command(artifact.manifest, evaluated).split("\n", 1)[1][:-4])["spec"]
+    assert spec["quality"]["evaluation"].keys() == {"prompts", "tasks"}
+    calls = run(evaluate_commands("s3://bucket/key", artifact.manifest, evaluated), tmp_path)
+    (podman,) = (call for call in calls if call[0] == "podman")
+    given = [word.removeprefix("--env=") for word in podman if word.startswith("--env=")]
+    task = Task.from_environment(dict(word.split("=", 1) for word in given))
+    assert task.evaluation is not None
+    assert task.evaluation.file is None
+    assert task.evaluation.prompts == Prompts(Path("/work/inputs/prompts"), 8, 16)
 
 
 def run(script: str, folder: Path) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """The plan of one pass: pure, without I/O and without a clock of its own."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -268,8 +269,7 @@ def _verified(snapshot: Snapshot, steps: Steps) -> State:
         return State(
             True,
             Reason.COVERED,
-            f"{bits or 'Unknown'} bits per weight. No evaluation text is given: quality is not "
-            f"measured.{tried}",
+            f"{bits or 'Unknown'} bits per weight. Nothing is given to measure quality by.{tried}",
         )
     return State(True, Reason.MEASURED, f"{found}, {bits} bits per weight.{tried}")
 
@@ -303,29 +303,32 @@ def told(quality: QualityStatus | None) -> str | None:
             f"The same label most likely for {quality.label_agreement_percent} % of "
             f"{quality.texts} texts{accuracy}"
         )
-    if quality.perplexity is None:
-        return None
-    change = f" ({float(quality.increase_percent):+.2f} %)" if quality.increase_percent else ""
-    agreement = (
-        f", the same token most likely at {quality.top_token_agreement_percent} %"
-        if quality.top_token_agreement_percent
-        else ""
-    )
-    answers = (
-        f", the same answer to {quality.answer_agreement_percent} % of {quality.prompts} prompts"
-        if quality.answer_agreement_percent
-        else ""
-    )
-    tasks = (
-        f", {quality.task_accuracy_drop_points} points of accuracy lost in {len(quality.tasks)} "
-        "tasks at most"
-        if quality.task_accuracy_drop_points
-        else ""
-    )
-    return (
-        f"Perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
-        f"{quality.tokens} tokens{agreement}{answers}{tasks}"
-    )
+    found = [*_told_of_text(quality), *_told_of_answers(quality)]
+    said = ", ".join(found)
+    return said[:1].upper() + said[1:] if found else None
+
+
+def _told_of_text(quality: QualityStatus) -> Iterator[str]:
+    if quality.perplexity:
+        change = f" ({float(quality.increase_percent):+.2f} %)" if quality.increase_percent else ""
+        yield (
+            f"perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
+            f"{quality.tokens} tokens"
+        )
+    if quality.top_token_agreement_percent:
+        yield f"the same token most likely at {quality.top_token_agreement_percent} %"
+
+
+def _told_of_answers(quality: QualityStatus) -> Iterator[str]:
+    if quality.answer_agreement_percent:
+        yield (
+            f"the same answer to {quality.answer_agreement_percent} % of {quality.prompts} prompts"
+        )
+    if quality.task_accuracy_drop_points:
+        yield (
+            f"{quality.task_accuracy_drop_points} points of accuracy lost in "
+            f"{len(quality.tasks)} tasks at most"
+        )
 
 
 def _superseded_jobs(snapshot: Snapshot, step: ArtifactStep) -> list[Manifest]:
