@@ -27,6 +27,7 @@ class Reason(StrEnum):
     WAITING_FOR_CONVERSION = "WaitingForConversion"
     WAITING_FOR_DRAFT_MODEL = "WaitingForDraftModel"
     MEASURING = "Measuring"
+    REPORTING = "Reporting"
     ROLLING_OUT = "RollingOut"
     DELETING = "Deleting"
     # Good.

@@ -4,7 +4,15 @@ import math
 from typing import Any
 
 from pydantic import ValidationError
-from quantop.contract import EvaluationRef, Message, QualityReport, Recipe, digest
+from quantop.contract import (
+    EvaluationRef,
+    Message,
+    QualityReport,
+    Recipe,
+    Referrer,
+    Trial,
+    digest,
+)
 
 from quantop_worker.digests import FileRecord, files_digest
 from quantop_worker.errors import RefusedError
@@ -159,6 +167,14 @@ class Measurement(Message):
     recipe: Recipe
     size_bytes: int
     report: MeasuredQuality
+
+
+class StoredTrial(Message):
+    """trials/<cluster>/<namespace>/<name>.json: how an artifact did for an object that tried it."""
+
+    schema_version: int = SCHEMA_VERSION
+    referrer: Referrer
+    trial: Trial
 
 
 def evaluation_id(

@@ -21,6 +21,7 @@ from quantop_worker.manifest import (
     PromptsRecord,
     SourceRecord,
     StoredQuality,
+    StoredTrial,
     TasksRecord,
 )
 from quantop_worker.markup import Markup, element, join
@@ -65,6 +66,14 @@ BITS = (
     "bits of all tensors, scales and zero points counted, over the number of weights; counted from "
     "the artifact's own files"
 )
+TRIED = (
+    "Each was tried as the object named would serve it, in the engine on the node named, asked by "
+    "one client, with no other load of its own (protocol trial-v1). First token: from a request to "
+    "the first text of its answer, or to the answer of an engine that reads a text whole; tokens a "
+    "second: those that followed the first, by the time that they took; both are medians. Peak "
+    "memory: the most that the engine's processes had in use, added up, without a GPU's. Another "
+    "node, other resources or more clients give other figures."
+)
 HEAD = Markup(
     """<!doctype html>
 <html lang="en">
@@ -106,6 +115,7 @@ def page(
     peers: Sequence[Measurement],
     written: str,
     limit: Limit | None = None,
+    trials: Sequence[StoredTrial] = (),
 ) -> str:
     """The whole page.
 
@@ -115,6 +125,7 @@ def page(
         peers: the source's other artifacts that were measured on the same text.
         written: the time, for people.
         limit: that of the object that had the page written.
+        trials: how these artifacts did in the engines of those that tried them.
     """
     manifest, quality = published.manifest, published.quality
     assert quality is not None
@@ -130,6 +141,7 @@ def page(
         element("h1", title),
         _figures(manifest, quality),
         _comparison(own, peers, limit),
+        _trials([own, *peers], trials),
         _measured(quality.report, quality.evaluation),
         _made(uri, published),
         _commands(uri, manifest, quality),
@@ -272,6 +284,45 @@ def _comparison(own: Measurement, peers: Sequence[Measurement], limit: Limit | N
         if points
         else element("p", "No divergence was measured: nothing to draw."),
         _table_of(heads, rows),
+    )
+
+
+def _trials(measurements: Sequence[Measurement], trials: Sequence[StoredTrial]) -> Markup:
+    """How the artifacts did in the engines that serve them."""
+    rows = [
+        element(
+            "tr",
+            *_cells(
+                (
+                    f"{each.recipe.format} {each.recipe.precision}",
+                    f"{stored.referrer.namespace}/{stored.referrer.name}",
+                    f"{stored.trial.time_to_first_token_milliseconds:.3f}",
+                    _number(stored.trial.tokens_per_second, 3),
+                    size_text(peak) if (peak := stored.trial.peak_memory_bytes) else "not seen",
+                    f"{stored.trial.runtime}, {stored.trial.cpus} cores",
+                    f"{stored.trial.node}, {stored.trial.processor}",
+                ),
+                numbers=(2, 3, 4),
+            ),
+            class_="this" if each is measurements[0] else "other",
+        )
+        for each in measurements
+        for stored in trials
+        if stored.trial.key == each.key
+    ]
+    if not rows:
+        return Markup("")
+    heads = (
+        "artifact",
+        "tried for",
+        "first token, ms",
+        "tokens a second",
+        "peak memory",
+        "engine",
+        "node",
+    )
+    return join(
+        element("h2", "In the engine that serves"), element("p", TRIED), _table_of(heads, rows)
     )
 
 

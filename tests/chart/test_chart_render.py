@@ -477,7 +477,8 @@ def test_network_policies_select_by_the_operators_labels() -> None:
     jobs, servers = by_name["quantop-jobs"], by_name["quantop-servers"]
     components = jobs["podSelector"]["matchExpressions"][0]
     assert components["key"] == meta.COMPONENT_LABEL
-    assert components["values"] == [meta.RESOLVE, meta.CONVERT, meta.DELETE, meta.TRIAL]
+    kinds = [meta.RESOLVE, meta.CONVERT, meta.DELETE, meta.TRIAL, meta.REPORT]
+    assert components["values"] == kinds
     assert "ingress" not in jobs, "nothing comes into a Job"
     served = meta.labels("name", meta.SERVER)
     assert servers["podSelector"]["matchLabels"].items() <= served.items()

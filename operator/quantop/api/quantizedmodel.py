@@ -699,6 +699,9 @@ class Performance(ApiModel):
     """The ModelRuntime."""
     image: Annotated[str, Field(max_length=512)]
     """The engine's image."""
+    report_uri: Annotated[str | None, Field(max_length=2048, alias="reportURI")] = None
+    """The same in the store, as JSON, once it is there. The page that quality.reportURI names shows
+    it, too."""
     reason: Annotated[str, Field(max_length=128)] | None = None
     """Why there are no figures, in one CamelCase word."""
     message: Annotated[str, Field(max_length=2048)] | None = None

@@ -1,4 +1,4 @@
-"""Jobs: resolve, convert, delete."""
+"""Jobs: resolve, convert, report, delete."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from quantop.contract import (
     WORK_DIR,
     ConversionTask,
     DeleteTask,
+    Message,
+    ReportTask,
     Stage,
 )
 from quantop.quantities import to_bytes, to_cores
@@ -135,20 +137,30 @@ def conversion_job(
     )
 
 
+def report_job(model: Manifest, name: str, task: ReportTask, access: Access) -> Manifest:
+    """The Job that keeps what trials showed, and writes the page about the artifact anew."""
+    return _store_job(model, name, meta.REPORT, Stage.REPORT, task, access)
+
+
 def delete_job(model: Manifest, name: str, task: DeleteTask, access: Access) -> Manifest:
     """The Job that gives up an object's references and removes what nobody refers to."""
+    return _store_job(model, name, meta.DELETE, Stage.DELETE, task, access)
+
+
+def _store_job(
+    model: Manifest, name: str, component: str, stage: Stage, task: Message, access: Access
+) -> Manifest:
+    """A Job of one stage, which needs the store and nothing else."""
     return job(
         model,
         name,
-        meta.DELETE,
+        component,
         {},
         pod.pod_spec(
             access.service_account,
             restartPolicy="OnFailure",
             containers=[
-                pod.worker(
-                    Stage.DELETE, access.worker_image, task, [], store_secret=access.store_secret
-                )
+                pod.worker(stage, access.worker_image, task, [], store_secret=access.store_secret)
             ],
             volumes=[pod.scratch("tmp")],
         ),

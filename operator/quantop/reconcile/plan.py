@@ -19,7 +19,18 @@ from quantop.conditions import PENDING, State, merge
 from quantop.contract import DeleteTask, digest
 from quantop.quantities import human
 from quantop.reasons import ConditionType, Reason
-from quantop.reconcile import artifact, auto, choices, draft, gate, pods, presets, rollout, trial
+from quantop.reconcile import (
+    artifact,
+    auto,
+    choices,
+    draft,
+    gate,
+    pods,
+    presets,
+    report,
+    rollout,
+    trial,
+)
 from quantop.reconcile.artifact import ArtifactStep
 from quantop.reconcile.drift import needs_apply, with_hash
 from quantop.reconcile.rollout import RolloutStep
@@ -55,6 +66,8 @@ class Steps:
     """What a trial of the artifact showed."""
     measuring: tuple[Reason, str] | None = None
     """Where a trial of the artifact stands that is going on."""
+    reporting: tuple[Reason, str] | None = None
+    """Where the report on that trial stands that is being written."""
     is_search: bool = False
     """Whether the artifact is one that a search tries, and not what the spec asks for."""
 
@@ -142,8 +155,10 @@ def _next(snapshot: Snapshot) -> Steps:
     if step.artifact is None:
         return Steps(step, as_it_is, step.problem, candidates)
     limits = snapshot.spec.quality
-    known = (found and found.performance) or status.performance
-    shown = trial.recalled(snapshot, runtime, step.artifact.key, known)
+    # In status it is the one that says where it is kept.
+    known = (status.performance, found.performance if found else None)
+    recalled = (trial.recalled(snapshot, runtime, step.artifact.key, each) for each in known)
+    shown = next((each for each in recalled if each), None)
     if not tries and trial.failure(shown):
         # Nobody asks any more whether its engine can do it.
         shown = None
@@ -163,6 +178,13 @@ def _next(snapshot: Snapshot) -> Steps:
             return replace(before, problem=tried.problem, measuring=tried.progress or held)
         if fault := trial.failure(shown):
             return replace(before, problem=fault)
+        told = report.next_step(snapshot, store, step, candidates, shown)
+        before = replace(
+            before,
+            artifact=report.joined(before.artifact, told),
+            performance=told.performance,
+            reporting=told.progress,
+        )
         if (fault := gate.check_performance(limits, shown)) and blocks:
             return replace(before, problem=fault)
     rolled = rollout.next_step(snapshot, step.artifact, runtime, store, drafted)
@@ -216,7 +238,7 @@ def _states(
         else:
             reason, message = step.progress or (Reason.PENDING, PENDING.message)
             quantized = State(False, reason, message)
-    done = made is not None and measuring is None and rolled.settled and not rolled.apply
+    rolled_out = made is not None and measuring is None and rolled.settled and not rolled.apply
     if problem is not None:
         ready = State(False, problem.reason, problem.message)
     elif made is None:
@@ -235,7 +257,9 @@ def _states(
         stalled_ = State(True, problem.reason, problem.message)
     else:
         stalled_ = State(False, Reason.HEALTHY, "Nothing is wrong.")
-        if done:
+        if rolled_out and steps.reporting:
+            reconciling = State(True, *steps.reporting)
+        elif rolled_out:
             reconciling = State(False, Reason.SETTLED, "Everything is as the spec says.")
         else:
             under_way = ready if made is None or measuring else rolled.serving
