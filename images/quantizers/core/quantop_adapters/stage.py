@@ -546,7 +546,10 @@ def compare(
     windows = text_windows(task.source, evaluation) if evaluation.file else []
     prompts = asked.read(task.source) if asked else []
     longest = max(map(len, prompts), default=0) + (asked.answer_tokens if asked else 0)
-    tasks = given.read() if given else []
+    tasks = []
+    if given:
+        harness.check_installed()
+        tasks = given.read()
     if tasks:
         longest = max(longest, harness.context_length(task.source))
     artifact = toolchain.scorer(task, max(longest, *map(len, windows[:1]), len(TRIAL_WINDOW)))
