@@ -482,7 +482,7 @@ def test_another_tokenizer_than_the_sources_is_refused(
         ),
         (Awq(), {"METHOD": "RTN"}, "UnsupportedShape", "up_proj.weight has 4"),
         (OnnxruntimeGenai(), {"PRECISION": "FP16"}, "UnsupportedPrecision", "FP32, INT8, INT4"),
-        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "FP32 by Default"),
+        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "for FP32: leave it out"),
         (
             OnnxruntimeGenai(),
             {"PRECISION": "INT8", "METHOD": "KQuantMixed"},
@@ -505,16 +505,17 @@ def test_another_tokenizer_than_the_sources_is_refused(
             OpenVino(),
             {"PRECISION": "INT4", "METHOD": "AWQ"},
             "CalibrationRequired",
-            "or set spec.quantization.method to RTN",
+            "INT4 by AWQ needs a calibration text: set spec.quantization.calibration, or choose "
+            "spec.quantization.method RTN",
         ),
         (OpenVino(), {"PRECISION": "W8A8"}, "CalibrationRequired", "set spec.quantization"),
         (
             OpenVino(),
             {"PRECISION": "INT4", "CALIBRATION_FILE": "/text"},
             "CalibrationNotUsed",
-            "or set spec.quantization.method to AWQ or GPTQ",
+            "or choose spec.quantization.method AWQ or GPTQ",
         ),
-        (OpenVino(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision FP32"),
+        (OpenVino(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "FP32 uses no calibr"),
     ],
 )
 def test_a_recipe_that_a_toolchain_cannot_follow_is_refused_at_once(

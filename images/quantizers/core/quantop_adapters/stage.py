@@ -416,24 +416,32 @@ def choose_method(task: Task, methods: Mapping[str, bool], toolchain: str) -> st
         RefusedError: there is no such method, or calibration is missing or of no use.
     """
     method = task.method or next(iter(methods))
+    is_choice = set(methods) != {DEFAULT_METHOD}
     if method not in methods:
         raise RefusedError(
             "UnsupportedMethod",
-            f"spec.quantization.method is {method}; {toolchain} makes {task.precision} by "
-            f"{', '.join(methods)}",
+            f"spec.quantization.method is {method}; {toolchain} "
+            + (
+                f"makes {task.precision} by {', '.join(methods)}"
+                if is_choice
+                else f"has none to choose for {task.precision}: leave it out"
+            ),
         )
-    if methods[method] and not task.calibration:
-        raise RefusedError(
-            "CalibrationRequired",
-            f"{task.precision} by {method} needs text: set spec.quantization.calibration",
-        )
-    if task.calibration and not methods[method]:
+    calibrated = bool(task.calibration)
+    if methods[method] == calibrated:
+        return method
+    recipe = f"{task.precision} by {method}" if is_choice else task.precision
+    others = [other for other, needs_text in methods.items() if needs_text == calibrated]
+    instead = f", or choose spec.quantization.method {' or '.join(others)}" if others else ""
+    if calibrated:
         raise RefusedError(
             "CalibrationNotUsed",
-            f"{task.precision} by {method} uses no text: remove "
-            "spec.quantization.calibration, or choose a method that does",
+            f"{recipe} uses no calibration text: remove spec.quantization.calibration{instead}",
         )
-    return method
+    raise RefusedError(
+        "CalibrationRequired",
+        f"{recipe} needs a calibration text: set spec.quantization.calibration{instead}",
+    )
 
 
 def evaluate(toolchain: Scoring | Measuring, task: Task) -> dict[str, object]:
