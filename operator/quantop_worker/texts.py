@@ -1,6 +1,7 @@
 """Calibration and evaluation texts, prompts, and folders of tasks: ``s3://BUCKET/KEY`` at the
 store's endpoint, ``pvc://...``."""
 
+import codecs
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -275,25 +276,22 @@ def _check_size(uri: str, size: int, purpose: Purpose) -> None:
 
 def _fetch(uri: str, text: Text, target: Path, purpose: Purpose) -> TextRecord:
     records: list[FileRecord] = []
-    name = target.name
-    download([Download(name, text.size, text.stream, target)], records.append, ignore)
-    if not _is_utf8(target):
+    decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def finish(record: FileRecord) -> None:
+        decoder.decode(b"", final=True)
+        records.append(record)
+
+    item = Download(target.name, text.size, text.stream, target, decoder.decode)
+    try:
+        download([item], finish, ignore)
+    except UnicodeDecodeError:
         raise RefusedError(
             "InvalidSource", f"{purpose.field} is {uri}, which is no UTF-8 text: convert it."
-        )
+        ) from None
     return TextRecord(
         uri=uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
     )
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        with path.open(encoding="utf-8") as file:
-            while file.read(CHUNK_BYTES):
-                pass
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _changed(uri: str, purpose: Purpose) -> RefusedError:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from quantop.contract import PromptsRef, PublishResult
 from quantop_worker import checkpoint, transfer
+from quantop_worker.digests import BUFFER_BYTES
 from quantop_worker.errors import RefusedError, TryAgainError
 from quantop_worker.manifest import Manifest
 from quantop_worker.s3 import Bucket
@@ -517,12 +518,26 @@ def test_a_missing_stage_is_refused(bench: Bench) -> None:
     assert refusal.value.reason == "StageMissing"
 
 
-def test_a_text_that_is_no_text_is_refused(bench: Bench) -> None:
-    bench.put("texts/eval.txt", b"\xff\xfe\x00")
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00", b"cut within a letter: \xc3", b"a" * BUFFER_BYTES + b"\x80"],
+    ids=["no text", "cut off", "behind the first buffer"],
+)
+def test_a_text_that_is_no_text_is_refused(bench: Bench, content: bytes) -> None:
+    bench.put("texts/eval.txt", content)
     bench = bench.with_task(evaluation=evaluation(f"s3://{bench.bucket}/texts/eval.txt")).resolved()
     with pytest.raises(RefusedError, match="UTF-8") as refusal:
         bench.fetch()
     assert refusal.value.reason == "InvalidSource"
+    assert not (bench.work / "inputs" / "evaluation").exists()
+
+
+def test_a_letter_may_lie_across_two_buffers(bench: Bench) -> None:
+    content = b"a" * (BUFFER_BYTES - 1) + "é".encode() + b"b" * BUFFER_BYTES
+    bench.put("texts/eval.txt", content)
+    text = evaluation(f"s3://{bench.bucket}/texts/eval.txt")
+    bench.with_task(evaluation=text).resolved().fetch()
+    assert (bench.work / "inputs" / "evaluation").read_bytes() == content
 
 
 def test_part_sizes_are_the_same_for_everybody_and_few_enough() -> None:
