@@ -52,6 +52,11 @@ class Store:
             aws_secret_access_key=self.secret_key,
         )
 
+    def read(self, uri: str) -> bytes:
+        """What is at ``s3://BUCKET/KEY``."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+
 
 def ensure_bucket(s3: "S3Client", bucket: str) -> None:
     """Make a bucket unless it is there."""

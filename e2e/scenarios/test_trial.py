@@ -1,11 +1,13 @@
 """What is served is tried first, on a node: its figures appear, hold against limits, and choose."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from e2e.kubectl import Object, conditions
 from e2e.scenarios.team import Team, quantized_model
-from e2e.store import SOURCES_BUCKET, text_uri
+from e2e.scenarios.waiting import until
+from e2e.store import SOURCES_BUCKET, Store, text_uri
 
 EVALUATION = {"uri": text_uri("evaluation.txt"), "maxTokens": 4096}
 MEMORY_LIMIT = 512 * 2**20
@@ -15,7 +17,7 @@ def limited(**limits: Any) -> dict[str, Any]:
     return {"evaluation": EVALUATION, **limits}
 
 
-def test_a_slow_artifact_keeps_the_old_revision_serving(team: Team) -> None:
+def test_a_slow_artifact_keeps_the_old_revision_serving(team: Team, store: Store) -> None:
     name = team.apply(
         quantized_model(
             "tried", ("GGUF", "Q8_0"), quality=limited(minTokensPerSecond=1, maxMemory="512Mi")
@@ -27,6 +29,7 @@ def test_a_slow_artifact_keeps_the_old_revision_serving(team: Team) -> None:
     assert {"pull", "engine"} == {
         c["name"] for c in job["spec"]["template"]["spec"]["initContainers"]
     }
+    assert reported(team, store, name, shown) == 1
 
     team.patch(
         name,
@@ -36,7 +39,9 @@ def test_a_slow_artifact_keeps_the_old_revision_serving(team: Team) -> None:
     assert stalled["reason"] == "PerformanceBelowLimit", stalled
     assert "spec.quality.minTokensPerSecond is 10000000, but" in stalled["message"]
     model = team.model(name)
-    assert figures(model)["inputsHash"] != shown["inputsHash"]
+    slow = figures(model)
+    assert slow["inputsHash"] != shown["inputsHash"]
+    assert reported(team, store, name, slow) == 2, "of this one, too, and of the one that serves"
     assert conditions(model)["Serving"]["status"] == "True"
     assert precisions(team, name) == {"Q8_0"}
     assert team.answer(name)
@@ -47,12 +52,12 @@ def test_a_slow_artifact_keeps_the_old_revision_serving(team: Team) -> None:
 
 
 def test_an_engine_that_is_out_of_memory_is_said_before_the_rollout(team: Team) -> None:
-    """8 MiB are less than the engine needs for itself."""
+    """8 MiB are less than the engine needs for itself. No text is needed to find that out."""
     name = team.apply(
         quantized_model(
             "starved",
             ("GGUF", "Q8_0"),
-            quality=limited(minTokensPerSecond=1),
+            quality={"minTokensPerSecond": 1},
             serving={
                 "resources": {
                     "requests": {"cpu": "100m", "memory": "8Mi"},
@@ -67,7 +72,9 @@ def test_an_engine_that_is_out_of_memory_is_said_before_the_rollout(team: Team) 
     assert team.pods(name, "server") == []
 
 
-def test_the_least_memory_chooses(team: Team, new_checkpoint: Callable[[str], str]) -> None:
+def test_the_least_memory_chooses(
+    team: Team, store: Store, new_checkpoint: Callable[[str], str]
+) -> None:
     name = team.apply(
         quantized_model(
             "least",
@@ -88,6 +95,7 @@ def test_the_least_memory_chooses(team: Team, new_checkpoint: Callable[[str], st
     assert asked[chosen]["state"] == "Chosen"
     assert asked[chosen]["reason"] == "LeastMemory"
     assert tried[chosen] == min(tried.values())
+    assert reported(team, store, name, figures(model)) == len(tried), "all that were tried"
     assert precisions(team, name) == {chosen}
 
 
@@ -106,9 +114,37 @@ def test_an_encoder_is_tried_by_its_own_protocol(team: Team) -> None:
     assert "tokensPerSecond" not in shown
 
 
+def reported(team: Team, store: Store, name: str, shown: dict[str, Any]) -> int:
+    """Find what a trial showed in the report, as JSON and on the page; how many trials that has."""
+    uri = until(
+        "the report has the trial",
+        lambda: team.model(name)["status"]["performance"].get("reportURI"),
+        timeout=120,
+    )
+    stored = json.loads(store.read(uri))
+    assert stored["referrer"]["name"] == name
+    assert stored["trial"]["timeToFirstTokenMilliseconds"] == float(
+        shown["timeToFirstTokenMilliseconds"]
+    )
+    for field in ("peakMemoryBytes", "node", "processor", "cpus", "runtime"):
+        assert stored["trial"][field] == shown[field], field
+    (job,) = (j for j in team.jobs(name, "report") if stored["trial"]["key"] in json.dumps(j))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == "report", "no engine beside the credentials"
+    page = store.read(team.model(name)["status"]["quality"]["reportURI"]).decode()
+    for said in (
+        "In the engine that serves",
+        shown["timeToFirstTokenMilliseconds"],
+        shown["tokensPerSecond"],
+        f"{shown['node']}, {shown['processor']}",
+    ):
+        assert said in page, said
+    return page.count(f"{team.namespace}/{name}</td>")
+
+
 def figures(model: Object) -> dict[str, Any]:
     """What the trial of a generating engine showed, which must be possible."""
-    shown: dict[str, Any] = model["status"]["performance"]
+    shown = {k: v for k, v in model["status"]["performance"].items() if k != "reportURI"}
     print(shown)
     assert shown["protocol"] == "trial-v1"
     assert float(shown["timeToFirstTokenMilliseconds"]) > 0

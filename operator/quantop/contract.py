@@ -64,6 +64,7 @@ class Stage(StrEnum):
     PULL = "pull"
     DELETE = "delete"
     TRIAL = "trial"
+    REPORT = "report"
 
 
 class ExitCode(IntEnum):
@@ -133,9 +134,10 @@ class TasksRef(TextRef):
     max_samples: int
 
 
-class EvaluationRef(TextRef):
-    """Evaluation text and how much of it is used; and what else is measured by."""
+class EvaluationRef(Message):
+    """What is measured by: an evaluation text and how much of it is used, prompts, tasks."""
 
+    uri: str | None = None
     sequence_length: int
     max_tokens: int
     prompts: PromptsRef | None = None
@@ -220,6 +222,45 @@ class TrialTask(Message):
     """What it speaks: ``OpenAI`` or ``OpenInferenceV2``."""
     port: int
     model_name: str
+
+
+class TrialFigures(Message):
+    """How an engine did: docs/reference/quality.md, protocol ``trial-v1``. Times are medians."""
+
+    protocol: str
+    time_to_first_token_milliseconds: float
+    tokens_per_second: float | None = None
+    answer_milliseconds: float | None = None
+    peak_memory_bytes: int | None = None
+    runs: int
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    node: str = ""
+    processor: str = ""
+
+
+class Trial(TrialFigures):
+    """How an artifact did in an engine, which was told to use so many cores."""
+
+    key: str
+    cpus: int = 0
+    runtime: str
+    image: str
+
+
+class ReportTask(Message):
+    """Keep what an object's trials showed, and write the page about its artifact anew."""
+
+    store: StoreRef
+    referrer: Referrer
+    key: str
+    """The artifact that the object has."""
+    report: str = ""
+    """The page about its quality, relative to its place in the store; empty where there is none."""
+    trials: tuple[Trial, ...]
+    """Of the artifact, and of others that the object tried before it chose this one."""
+    max_mean_kl_divergence: Annotated[str | None, Field(alias="maxMeanKLDivergence")] = None
+    """The limit of the object, to be drawn on the page."""
 
 
 class DeleteTask(Message):
@@ -308,20 +349,17 @@ class PublishResult(Message):
     published: ArtifactSummary
 
 
-class TrialResult(Message):
-    """How an engine did: docs/reference/quality.md, protocol ``trial-v1``. Times are medians."""
+class TrialResult(TrialFigures):
+    """What a trial showed."""
 
     stage: Stage = Stage.TRIAL
-    protocol: str
-    time_to_first_token_milliseconds: float
-    tokens_per_second: float | None = None
-    answer_milliseconds: float | None = None
-    peak_memory_bytes: int | None = None
-    runs: int
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    node: str = ""
-    processor: str = ""
+
+
+class ReportResult(Message):
+    """What report wrote."""
+
+    stage: Stage = Stage.REPORT
+    trials: int
 
 
 class FailureResult(Message):
@@ -368,6 +406,11 @@ def artifact_key(
 def artifact_prefix(store: StoreRef, key: str) -> str:
     """Where an artifact's objects are in the bucket, without a trailing slash."""
     return in_store(store, f"artifacts/{key}")
+
+
+def trial_object(referrer: Referrer) -> str:
+    """Where an object's trial of an artifact is kept, relative to the artifact's place."""
+    return f"trials/{referrer.cluster}/{referrer.namespace}/{referrer.name}.json"
 
 
 def in_store(store: StoreRef, name: str) -> str:

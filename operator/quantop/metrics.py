@@ -1,5 +1,7 @@
 """The operator's own Prometheus metrics."""
 
+from decimal import Decimal
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from quantop.api.quantizedmodel import QuantizedModelStatus
@@ -49,6 +51,28 @@ DIVERGENCE = Gauge(
     "Mean Kullback-Leibler divergence of the artifact published last from its source.",
     ["namespace", "model"],
 )
+ANSWERS = Gauge(
+    "quantop_model_answer_agreement_percent",
+    "To how many prompts the artifact published last and its source give the same answer.",
+    ["namespace", "model"],
+)
+COSINE = Gauge(
+    "quantop_model_mean_cosine_similarity",
+    "Mean cosine similarity of the embeddings by the artifact published last and by its source.",
+    ["namespace", "model"],
+)
+LABELS = Gauge(
+    "quantop_model_label_agreement_percent",
+    "For how many texts the artifact published last and its source think the same label most "
+    "likely.",
+    ["namespace", "model"],
+)
+TASK_DROP = Gauge(
+    "quantop_model_task_accuracy_drop_points",
+    "By how many percentage points the accuracy of the artifact published last is below its "
+    "source's in a task; negative where it is above.",
+    ["namespace", "model", "task"],
+)
 FIRST_TOKEN = Gauge(
     "quantop_model_trial_time_to_first_token_seconds",
     "Median seconds to the first token in the trial of the artifact published last, on the node "
@@ -96,11 +120,19 @@ def observe(namespace: str, model: str, status: QuantizedModelStatus) -> None:
         (INCREASE, measured.increase_percent if measured else None),
         (AGREEMENT, measured.top_token_agreement_percent if measured else None),
         (DIVERGENCE, measured.mean_kl_divergence if measured else None),
+        (ANSWERS, measured.answer_agreement_percent if measured else None),
+        (COSINE, measured.mean_cosine_similarity if measured else None),
+        (LABELS, measured.label_agreement_percent if measured else None),
     ):
         if figure is None:
             _remove(gauge, namespace, model)
         else:
             gauge.labels(namespace, model).set(float(figure))
+    # Another evaluation may have other tasks.
+    TASK_DROP.remove_by_labels({"namespace": namespace, "model": model})
+    for task in measured.tasks if measured else ():
+        drop = Decimal(task.baseline_percent) - Decimal(task.accuracy_percent)
+        TASK_DROP.labels(namespace, model, task.name).set(float(drop))
     shown = status.performance
     wait = shown.time_to_first_token_milliseconds if shown else None
     for gauge, number in (
@@ -120,9 +152,9 @@ def forget(key: tuple[str, str]) -> None:
         _remove(CONDITION, *key, type_.value)
     for of in ("source", "artifact"):
         _remove(SIZE, *key, of)
-    for gauge in (SAVED, BITS, INCREASE, AGREEMENT, DIVERGENCE):
+    for gauge in (SAVED, BITS, INCREASE, AGREEMENT, DIVERGENCE, ANSWERS, COSINE, LABELS):
         _remove(gauge, *key)
-    for gauge in (FIRST_TOKEN, TOKENS, MEMORY):
+    for gauge in (TASK_DROP, FIRST_TOKEN, TOKENS, MEMORY):
         gauge.remove_by_labels({"namespace": key[0], "model": key[1]})
 
 

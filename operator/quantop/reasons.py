@@ -27,6 +27,7 @@ class Reason(StrEnum):
     WAITING_FOR_CONVERSION = "WaitingForConversion"
     WAITING_FOR_DRAFT_MODEL = "WaitingForDraftModel"
     MEASURING = "Measuring"
+    REPORTING = "Reporting"
     ROLLING_OUT = "RollingOut"
     DELETING = "Deleting"
     # Good.
@@ -65,6 +66,7 @@ class Reason(StrEnum):
     METHOD_NOT_SUPPORTED = "MethodNotSupported"
     OVERRIDES_NOT_SUPPORTED = "OverridesNotSupported"
     MAX_FILE_SIZE_NOT_SUPPORTED = "MaxFileSizeNotSupported"
+    EVALUATION_NOT_SUPPORTED = "EvaluationNotSupported"
     CALIBRATION_REQUIRED = "CalibrationRequired"
     CALIBRATION_IGNORED = "CalibrationIgnored"
     RUNTIME_NOT_FOUND = "RuntimeNotFound"

@@ -19,6 +19,7 @@ from quantop.contract import (
     FailureResult,
     Message,
     PullTask,
+    ReportTask,
     Stage,
     TrialTask,
 )
@@ -26,7 +27,7 @@ from quantop.contract import (
 from quantop_worker.errors import RefusedError, StageError, TryAgainError
 from quantop_worker.progress import Progress
 
-STAGES = (Stage.RESOLVE, Stage.FETCH, Stage.PUBLISH, Stage.PULL, Stage.TRIAL, Stage.DELETE)
+STAGES = tuple(stage for stage in Stage if stage not in (Stage.QUANTIZE, Stage.EVALUATE))
 TERMINATION_LOG = "/dev/termination-log"
 Task = TypeVar("Task", bound=Message)
 
@@ -77,6 +78,10 @@ def _run(stage: Stage, task: str, progress: Progress) -> Message:
             from quantop_worker.stages import trial
 
             return trial.run(_parsed(TrialTask, task), progress)
+        case Stage.REPORT:
+            from quantop_worker.stages import report
+
+            return report.run(_parsed(ReportTask, task), progress)
         case Stage.DELETE:
             from quantop_worker.stages import delete
 

@@ -17,6 +17,10 @@ def ignore(count: int) -> None:
     """Nobody wants to know the progress."""
 
 
+def unseen(chunk: memoryview) -> None:
+    """Nobody else wants to read the bytes."""
+
+
 class FileRecord(Message):
     """A file as it was seen: path relative to its folder, size in bytes, sha256 in hex."""
 
@@ -33,7 +37,9 @@ def files_digest(files: Iterable[FileRecord]) -> str:
 class Hasher:
     """sha256 of a file that is read through one buffer, which stays in the processor's cache."""
 
-    def __init__(self, file: RawIOBase) -> None:
+    def __init__(self, file: RawIOBase, on_chunk: Callable[[memoryview], object] = unseen) -> None:
+        """``on_chunk`` reads along, in order."""
+        self._on_chunk = on_chunk
         self._descriptor = file.fileno()
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._sha256 = hashlib.sha256()
@@ -46,6 +52,7 @@ class Hasher:
             if count == 0:
                 return
             self._sha256.update(self._buffer[:count])
+            self._on_chunk(self._buffer[:count])
             on_bytes(count)
             start += count
 

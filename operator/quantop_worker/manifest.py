@@ -4,7 +4,15 @@ import math
 from typing import Any
 
 from pydantic import ValidationError
-from quantop.contract import EvaluationRef, Message, QualityReport, Recipe, digest
+from quantop.contract import (
+    EvaluationRef,
+    Message,
+    QualityReport,
+    Recipe,
+    Referrer,
+    Trial,
+    digest,
+)
 
 from quantop_worker.digests import FileRecord, files_digest
 from quantop_worker.errors import RefusedError
@@ -67,9 +75,14 @@ class TasksRecord(Message):
     max_samples: int
 
 
-class EvaluationRecord(TextRecord):
-    """Evaluation text and how much of it was used; and what else was measured by."""
+class EvaluationRecord(Message):
+    """What was measured by: an evaluation text, as ``TextRecord`` says it, and how much of it was
+    used, prompts, tasks."""
 
+    uri: str | None = None
+    identity: str | None = None
+    size: int | None = None
+    sha256: str | None = None
     sequence_length: int
     max_tokens: int
     prompts: PromptsRecord | None = None
@@ -136,7 +149,7 @@ class Manifest(Message):
 
 
 class StoredQuality(Message):
-    """quality/<id>.json: the quality of an artifact on one evaluation text."""
+    """quality/<id>.json: the quality of an artifact by one evaluation."""
 
     schema_version: int = SCHEMA_VERSION
     key: str
@@ -156,18 +169,28 @@ class Measurement(Message):
     report: MeasuredQuality
 
 
+class StoredTrial(Message):
+    """trials/<cluster>/<namespace>/<name>.json: how an artifact did for an object that tried it."""
+
+    schema_version: int = SCHEMA_VERSION
+    referrer: Referrer
+    trial: Trial
+
+
 def evaluation_id(
     evaluation: EvaluationRef | EvaluationRecord,
-    identity: str,
+    identity: str | None,
     prompts: str | None,
     tasks: str | None,
 ) -> str:
     """Names what is measured by, with the identities of text, prompts and tasks."""
-    named: dict[str, Any] = {
-        "identity": identity,
-        "sequenceLength": evaluation.sequence_length,
-        "maxTokens": evaluation.max_tokens,
-    }
+    named: dict[str, Any] = {}
+    if evaluation.uri:
+        named = {
+            "identity": identity,
+            "sequenceLength": evaluation.sequence_length,
+            "maxTokens": evaluation.max_tokens,
+        }
     if asked := evaluation.prompts:
         named["prompts"] = {
             "identity": prompts,

@@ -21,8 +21,8 @@ from quantop_worker.manifest import (
     PromptsRecord,
     SourceRecord,
     StoredQuality,
+    StoredTrial,
     TasksRecord,
-    TextRecord,
 )
 from quantop_worker.markup import Markup, element, join
 from quantop_worker.plot import Limit, Point, plot, size_text
@@ -66,6 +66,14 @@ BITS = (
     "bits of all tensors, scales and zero points counted, over the number of weights; counted from "
     "the artifact's own files"
 )
+TRIED = (
+    "Each was tried as the object named would serve it, in the engine on the node named, asked by "
+    "one client, with no other load of its own (protocol trial-v1). First token: from a request to "
+    "the first text of its answer, or to the answer of an engine that reads a text whole; tokens a "
+    "second: those that followed the first, by the time that they took; both are medians. Peak "
+    "memory: the most that the engine's processes had in use, added up, without a GPU's. Another "
+    "node, other resources or more clients give other figures."
+)
 HEAD = Markup(
     """<!doctype html>
 <html lang="en">
@@ -107,6 +115,7 @@ def page(
     peers: Sequence[Measurement],
     written: str,
     limit: Limit | None = None,
+    trials: Sequence[StoredTrial] = (),
 ) -> str:
     """The whole page.
 
@@ -116,6 +125,7 @@ def page(
         peers: the source's other artifacts that were measured on the same text.
         written: the time, for people.
         limit: that of the object that had the page written.
+        trials: how these artifacts did in the engines of those that tried them.
     """
     manifest, quality = published.manifest, published.quality
     assert quality is not None
@@ -129,8 +139,9 @@ def page(
     body = element(
         "body",
         element("h1", title),
-        _figures(manifest, quality.report),
+        _figures(manifest, quality),
         _comparison(own, peers, limit),
+        _trials([own, *peers], trials),
         _measured(quality.report, quality.evaluation),
         _made(uri, published),
         _commands(uri, manifest, quality),
@@ -139,10 +150,9 @@ def page(
     return join(HEAD, element("title", title), Markup("\n</head>\n"), body, Markup("\n</html>\n"))
 
 
-def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
+def _figures(manifest: Manifest, quality: StoredQuality) -> Markup:
     """What it cost and what it saves, and how each number came about."""
-    low, high = report.increase_percent_low, report.increase_percent_high
-    interval = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+    report = quality.report
     rows: list[tuple[str, ...]] = [
         (
             "size",
@@ -157,27 +167,7 @@ def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
             f"{report.quantized_layers} of {report.total_layers}",
             f"counted the same way, as are the {report.parameters} weights",
         ),
-        (
-            "perplexity",
-            _number(report.baseline_perplexity, 4),
-            _number(report.perplexity, 4),
-            PERPLEXITY,
-        ),
-        ("perplexity's increase, %", "", _signed(_increase(report)) + interval, INCREASE),
-        ("mean KL divergence, nats", "", _number(report.mean_kl_divergence, 6), DIVERGENCE),
-        (
-            "99th percentile of it",
-            "",
-            _number(report.p99_kl_divergence, 6),
-            "one position in a hundred diverges by more",
-        ),
-        (
-            "top token agreement, %",
-            "",
-            _number(report.top_token_agreement_percent, 3),
-            AGREEMENT,
-        ),
-        ("scored positions", "", str(report.tokens), "tokens that were predicted"),
+        *(_of_text(report) if quality.evaluation.uri else ()),
     ]
     if report.answer_agreement_percent is not None:
         rows += [
@@ -211,6 +201,34 @@ def _figures(manifest: Manifest, report: MeasuredQuality) -> Markup:
         element("h2", "Figures"),
         _table(("", "source", "artifact", "how it is obtained"), rows, numbers=(1, 2)),
     )
+
+
+def _of_text(report: MeasuredQuality) -> list[tuple[str, ...]]:
+    low, high = report.increase_percent_low, report.increase_percent_high
+    interval = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+    return [
+        (
+            "perplexity",
+            _number(report.baseline_perplexity, 4),
+            _number(report.perplexity, 4),
+            PERPLEXITY,
+        ),
+        ("perplexity's increase, %", "", _signed(_increase(report)) + interval, INCREASE),
+        ("mean KL divergence, nats", "", _number(report.mean_kl_divergence, 6), DIVERGENCE),
+        (
+            "99th percentile of it",
+            "",
+            _number(report.p99_kl_divergence, 6),
+            "one position in a hundred diverges by more",
+        ),
+        (
+            "top token agreement, %",
+            "",
+            _number(report.top_token_agreement_percent, 3),
+            AGREEMENT,
+        ),
+        ("scored positions", "", str(report.tokens), "tokens that were predicted"),
+    ]
 
 
 def _comparison(own: Measurement, peers: Sequence[Measurement], limit: Limit | None) -> Markup:
@@ -258,7 +276,7 @@ def _comparison(own: Measurement, peers: Sequence[Measurement], limit: Limit | N
         element(
             "p",
             "All artifacts of this source that the store had when this page was written and that "
-            "were measured on the same text; this one is marked. The limits of spec.quality belong "
+            "were measured by the same; this one is marked. The limits of spec.quality belong "
             "to each QuantizedModel: its status says which of these it may serve.",
             _drawn(limit) if limit and points else "",
         ),
@@ -269,6 +287,45 @@ def _comparison(own: Measurement, peers: Sequence[Measurement], limit: Limit | N
     )
 
 
+def _trials(measurements: Sequence[Measurement], trials: Sequence[StoredTrial]) -> Markup:
+    """How the artifacts did in the engines that serve them."""
+    rows = [
+        element(
+            "tr",
+            *_cells(
+                (
+                    f"{each.recipe.format} {each.recipe.precision}",
+                    f"{stored.referrer.namespace}/{stored.referrer.name}",
+                    f"{stored.trial.time_to_first_token_milliseconds:.3f}",
+                    _number(stored.trial.tokens_per_second, 3),
+                    size_text(peak) if (peak := stored.trial.peak_memory_bytes) else "not seen",
+                    f"{stored.trial.runtime}, {stored.trial.cpus} cores",
+                    f"{stored.trial.node}, {stored.trial.processor}",
+                ),
+                numbers=(2, 3, 4),
+            ),
+            class_="this" if each is measurements[0] else "other",
+        )
+        for each in measurements
+        for stored in trials
+        if stored.trial.key == each.key
+    ]
+    if not rows:
+        return Markup("")
+    heads = (
+        "artifact",
+        "tried for",
+        "first token, ms",
+        "tokens a second",
+        "peak memory",
+        "engine",
+        "node",
+    )
+    return join(
+        element("h2", "In the engine that serves"), element("p", TRIED), _table_of(heads, rows)
+    )
+
+
 def _drawn(limit: Limit) -> str:
     return (
         f" The dashed line is the maxMeanKLDivergence of {limit.owner}, {limit.divergence:g} nats, "
@@ -276,25 +333,33 @@ def _drawn(limit: Limit) -> str:
     )
 
 
-def _measured(report: MeasuredQuality, text: EvaluationRecord) -> Markup:
-    steps = (
-        element("ol", *(element("li", step) for step in STEPS))
-        if report.protocol == WINDOWS_V1
-        else element("p", "The Quantizer's image follows a protocol of its own.")
-    )
+def _measured(report: MeasuredQuality, given: EvaluationRecord) -> Markup:
+    steps: Markup | str = ""
+    if report.protocol != WINDOWS_V1:
+        steps = element("p", "The Quantizer's image follows a protocol of its own.")
+    elif given.uri:
+        steps = element("ol", *(element("li", step) for step in STEPS))
     rows = [
-        ("protocol", report.protocol),
-        ("text", text.uri),
-        ("its identity", text.identity),
-        ("its sha256", text.sha256),
-        ("its size", f"{text.size} bytes"),
-        ("window", f"{text.sequence_length} tokens"),
-        ("at most", f"{text.max_tokens} tokens"),
-        *_prompts(text.prompts),
-        *_tasks(text.tasks),
+        *_text(report, given),
+        *_prompts(given.prompts),
+        *_tasks(given.tasks),
         ("measured by", _tool(report)),
     ]
     return join(element("h2", "How it was measured"), steps, _facts(rows))
+
+
+def _text(report: MeasuredQuality, given: EvaluationRecord) -> list[tuple[str, str]]:
+    if given.uri is None:
+        return []
+    return [
+        ("protocol", report.protocol),
+        ("text", given.uri),
+        ("its identity", given.identity or ""),
+        ("its sha256", given.sha256 or ""),
+        ("its size", f"{given.size} bytes"),
+        ("window", f"{given.sequence_length} tokens"),
+        ("at most", f"{given.max_tokens} tokens"),
+    ]
 
 
 def _prompts(prompts: PromptsRecord | None) -> list[tuple[str, str]]:
@@ -363,7 +428,7 @@ def _commands(uri: str, manifest: Manifest, quality: StoredQuality) -> Markup:
     )
 
 
-def apply_command(manifest: Manifest, text: EvaluationRecord) -> str:
+def apply_command(manifest: Manifest, given: EvaluationRecord) -> str:
     """A shell command that asks for the same recipe and measurement."""
     source, recipe = manifest.source, manifest.recipe
     spec: dict[str, Any] = {
@@ -376,24 +441,25 @@ def apply_command(manifest: Manifest, text: EvaluationRecord) -> str:
             **({"maxFileSize": recipe.max_file_bytes} if recipe.max_file_bytes else {}),
             "quantizerName": recipe.quantizer,
         },
-        "quality": {
-            "evaluation": {
-                "uri": text.uri,
-                "sequenceLength": text.sequence_length,
-                "maxTokens": text.max_tokens,
-            }
-        },
+        "quality": {"evaluation": {}},
     }
-    if text.prompts:
-        spec["quality"]["evaluation"]["prompts"] = {
-            "uri": text.prompts.uri,
-            "maxPrompts": text.prompts.max_prompts,
-            "answerTokens": text.prompts.answer_tokens,
+    evaluation = spec["quality"]["evaluation"]
+    if given.uri:
+        evaluation |= {
+            "uri": given.uri,
+            "sequenceLength": given.sequence_length,
+            "maxTokens": given.max_tokens,
         }
-    if text.tasks:
-        spec["quality"]["evaluation"]["tasks"] = {
-            "uri": text.tasks.uri,
-            "maxSamples": text.tasks.max_samples,
+    if given.prompts:
+        evaluation["prompts"] = {
+            "uri": given.prompts.uri,
+            "maxPrompts": given.prompts.max_prompts,
+            "answerTokens": given.prompts.answer_tokens,
+        }
+    if given.tasks:
+        evaluation["tasks"] = {
+            "uri": given.tasks.uri,
+            "maxSamples": given.tasks.max_samples,
         }
     if manifest.calibration:
         spec["quantization"]["calibration"] = {
@@ -411,15 +477,15 @@ def apply_command(manifest: Manifest, text: EvaluationRecord) -> str:
     return f"kubectl apply -f - <<'EOF'\n{json.dumps(document, indent=2)}\nEOF"
 
 
-def evaluate_commands(uri: str, manifest: Manifest, text: EvaluationRecord) -> str:
+def evaluate_commands(uri: str, manifest: Manifest, given: EvaluationRecord) -> str:
     """Shell commands that run the evaluate stage as the adapter contract says."""
     recipe = manifest.recipe
     lines = [
         "mkdir -p work/source work/inputs work/state",
         *_source_commands(manifest.source),
-        *_text_commands(text, "evaluation"),
-        *(_text_commands(text.prompts, "prompts") if text.prompts else ()),
-        *(_text_commands(text.tasks, "tasks", "--recursive") if text.tasks else ()),
+        *(_text_commands(given.uri, "evaluation") if given.uri else ()),
+        *(_text_commands(given.prompts.uri, "prompts") if given.prompts else ()),
+        *(_text_commands(given.tasks.uri, "tasks", "--recursive") if given.tasks else ()),
         *(
             _command("aws", "s3", "cp", f"{uri}/{file.object}", f"work/artifact/{file.path}")
             for file in manifest.files
@@ -429,7 +495,7 @@ def evaluate_commands(uri: str, manifest: Manifest, text: EvaluationRecord) -> s
         "-o jsonpath='{.spec.command[*]}')",
         "podman run --rm --network=none --read-only --tmpfs=/tmp --user=10001:10001 \\",
         '  --volume="$PWD/work:/work" \\',
-        *(f"  {_command(f'--env={name}={value}')} \\" for name, value in _variables(recipe, text)),
+        *(f"  {_command(f'--env={name}={value}')} \\" for name, value in _variables(recipe, given)),
         f"  {_command(recipe.quantizer_image)} $COMMAND evaluate",
         "cat work/state/quality.json",
     ]
@@ -446,13 +512,13 @@ def _source_commands(source: SourceRecord) -> list[str]:
     return ["# Copy the source's files into work/source."]
 
 
-def _text_commands(text: TextRecord | TasksRecord, name: str, *options: str) -> list[str]:
-    if text.uri.startswith("s3://"):
-        return [_command("aws", "s3", "cp", *options, text.uri, f"work/inputs/{name}")]
+def _text_commands(uri: str, name: str, *options: str) -> list[str]:
+    if uri.startswith("s3://"):
+        return [_command("aws", "s3", "cp", *options, uri, f"work/inputs/{name}")]
     return [f"# Copy what is given for {name} to work/inputs/{name}."]
 
 
-def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, str | int]]:
+def _variables(recipe: Recipe, given: EvaluationRecord) -> Iterable[tuple[str, str | int]]:
     return (
         ("HOME", "/tmp"),
         ("MODEL_NAME", "repeat"),
@@ -465,16 +531,24 @@ def _variables(recipe: Recipe, text: EvaluationRecord) -> Iterable[tuple[str, st
         ("SOURCE_DIR", "/work/source"),
         ("ARTIFACT_DIR", "/work/artifact"),
         ("QUALITY_FILE", "/work/state/quality.json"),
-        ("EVALUATION_FILE", "/work/inputs/evaluation"),
-        ("EVALUATION_SEQUENCE_LENGTH", text.sequence_length),
-        ("EVALUATION_MAX_TOKENS", text.max_tokens),
-        *_prompts_variables(text.prompts),
-        *_tasks_variables(text.tasks),
+        *_text_variables(given),
+        *_prompts_variables(given.prompts),
+        *_tasks_variables(given.tasks),
     )
 
 
 def _overrides(recipe: Recipe) -> list[dict[str, str]]:
     return [override.model_dump() for override in recipe.overrides]
+
+
+def _text_variables(given: EvaluationRecord) -> list[tuple[str, str | int]]:
+    if given.uri is None:
+        return []
+    return [
+        ("EVALUATION_FILE", "/work/inputs/evaluation"),
+        ("EVALUATION_SEQUENCE_LENGTH", given.sequence_length),
+        ("EVALUATION_MAX_TOKENS", given.max_tokens),
+    ]
 
 
 def _tasks_variables(tasks: TasksRecord | None) -> list[tuple[str, str | int]]:

@@ -2,7 +2,7 @@
 
 import time
 
-from quantop.contract import ConversionTask
+from quantop.contract import ConversionTask, ReportTask
 
 from quantop_worker.page import page
 from quantop_worker.plot import Limit
@@ -10,7 +10,9 @@ from quantop_worker.provenance import timestamp
 from quantop_worker.store import Artifact, Published
 
 
-def write_report(artifact: Artifact, published: Published, task: ConversionTask) -> None:
+def write_report(
+    artifact: Artifact, published: Published, task: ConversionTask | ReportTask
+) -> None:
     """List the measurement, and write the page about it anew; nothing where none was asked for.
 
     The artifact must be referred to, or a deletion could leave the one without the other. All of
@@ -21,11 +23,13 @@ def write_report(artifact: Artifact, published: Published, task: ConversionTask)
         return
     artifact.put_measurement(published.manifest, quality)
     peers = artifact.peers(published.manifest, quality)
+    trials = artifact.trials([peer.key for peer in peers])
     written = timestamp(time.time())
-    artifact.put_page(quality, page(artifact.uri, published, peers, written, limit_of(task)))
+    text = page(artifact.uri, published, peers, written, limit_of(task), trials)
+    artifact.put_page(quality, text)
 
 
-def limit_of(task: ConversionTask) -> Limit | None:
+def limit_of(task: ConversionTask | ReportTask) -> Limit | None:
     """The limit that the object that asks has on what the plot shows, if any."""
     if task.max_mean_kl_divergence is None:
         return None

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,11 @@ from quantop.contract import (
     QualityReport,
     Referrer,
     StoreRef,
+    Trial,
     artifact_prefix,
     digest,
     in_store,
+    trial_object,
 )
 
 from quantop_worker.digests import FileRecord
@@ -26,6 +29,7 @@ from quantop_worker.manifest import (
     Measurement,
     StoredFile,
     StoredQuality,
+    StoredTrial,
 )
 from quantop_worker.s3 import Bucket, Place, PreconditionFailedError, store_connection
 
@@ -40,6 +44,8 @@ WAIT_SECONDS = 60.0
 REQUESTS_AT_ONCE = 8
 PEERS = 100
 """Other artifacts of a source that are read for a report at most."""
+TRIALS = 16
+"""Trials of an artifact that are."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,13 @@ class Artifact:
 
     def quality(self, manifest: Manifest, evaluation: str) -> StoredQuality | None:
         """What was measured of exactly these files on an evaluation text."""
-        name = f"{_quality_name(manifest.files_digest, evaluation)}.json"
+        return self._quality(f"{_quality_name(manifest.files_digest, evaluation)}.json")
+
+    def quality_of(self, page: str) -> StoredQuality | None:
+        """What was measured that a page is about, by the page's name."""
+        return self._quality(f"{page.removesuffix('.html')}.json")
+
+    def _quality(self, name: str) -> StoredQuality | None:
         content = self.bucket.get(self.object_key(name), QUALITY_LIMIT_BYTES)
         if content is None:
             return None
@@ -183,6 +195,34 @@ class Artifact:
         there = Artifact(self._store, peer.key, self.bucket).is_committed()
         return peer if there else None
 
+    def put_trial(self, referrer: Referrer, trial: Trial) -> None:
+        """Keep how the artifact did for an object, over what it showed before; nothing where the
+        object refers to it no more."""
+        if self.bucket.head(self.object_key(_reference(referrer))) is None:
+            return
+        stored = StoredTrial(referrer=referrer, trial=trial)
+        self.bucket.put(self.object_key(trial_object(referrer)), stored.to_json().encode())
+
+    def trials(self, others: Sequence[str] = ()) -> list[StoredTrial]:
+        """How this artifact did, and others by their keys, for each object that tried it; at most
+        TRIALS of each."""
+        tried = [Artifact(self._store, key, self.bucket) for key in (self.key, *others)]
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            return [trial for found in pool.map(Artifact._trials, tried) for trial in found]
+
+    def _trials(self) -> list[StoredTrial]:
+        """A page does without what is no trial of this version."""
+        found = []
+        for item in islice(self.bucket.objects(self.object_key("trials/")), TRIALS):
+            content = self.bucket.get(item.key, QUALITY_LIMIT_BYTES)
+            try:
+                stored = StoredTrial.model_validate_json(content or b"")
+            except ValidationError:
+                continue
+            if stored.trial.key == self.key:
+                found.append(stored)
+        return found
+
     def is_committed(self) -> bool:
         """Whether there is a manifest."""
         return self.bucket.head(self.object_key(MANIFEST)) is not None
@@ -210,8 +250,9 @@ class Artifact:
             time.sleep(1)
 
     def forget(self, referrer: Referrer) -> None:
-        """Take a reference back."""
+        """Take a reference back, and what the artifact showed in a trial."""
         self.bucket.delete(self.object_key(_reference(referrer)))
+        self.bucket.delete(self.object_key(trial_object(referrer)))
 
     def references(self) -> list[str]:
         """Names of all references."""

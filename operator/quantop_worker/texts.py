@@ -1,13 +1,14 @@
 """Calibration and evaluation texts, prompts, and folders of tasks: ``s3://BUCKET/KEY`` at the
 store's endpoint, ``pvc://...``."""
 
+import codecs
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from quantop.contract import ConversionTask, Referrer, StoreRef, TextRef, digest
+from quantop.contract import ConversionTask, Referrer, StoreRef, digest
 
 from quantop_worker.checkpoint import visible
 from quantop_worker.digests import FileRecord, files_digest, ignore
@@ -147,12 +148,12 @@ class Texts:
 
     @property
     def evaluation_id(self) -> str | None:
-        """Names what is measured by; None when only what needs no text is."""
-        if self.task.evaluation is None or self.evaluation is None:
+        """Names what is measured by; None when only what needs nothing of that is."""
+        if self.task.evaluation is None:
             return None
         return evaluation_id(
             self.task.evaluation,
-            self.evaluation.identity(),
+            self.evaluation.identity() if self.evaluation else None,
             self.prompts.identity() if self.prompts else None,
             self.tasks.identity() if self.tasks else None,
         )
@@ -162,20 +163,22 @@ class Texts:
         ref = self.task.calibration
         if ref is None or self.calibration is None:
             return None
-        record = _fetch(ref, self.calibration, workspace.calibration_file, CALIBRATION)
+        record = _fetch(ref.uri, self.calibration, workspace.calibration_file, CALIBRATION)
         return CalibrationRecord(
             **record.model_dump(), samples=ref.samples, sequence_length=ref.sequence_length
         )
 
     def fetch_evaluation(self, workspace: Workspace) -> EvaluationRecord | None:
-        """Write evaluation text, prompts and tasks where they belong; None when there is no
-        text."""
+        """Write evaluation text, prompts and tasks where they belong; None when there are none."""
         ref = self.task.evaluation
-        if ref is None or self.evaluation is None:
+        if ref is None:
             return None
-        record = _fetch(ref, self.evaluation, workspace.evaluation_file, EVALUATION)
+        text = {}
+        if ref.uri and self.evaluation:
+            record = _fetch(ref.uri, self.evaluation, workspace.evaluation_file, EVALUATION)
+            text = record.model_dump()
         return EvaluationRecord(
-            **record.model_dump(),
+            **text,
             sequence_length=ref.sequence_length,
             max_tokens=ref.max_tokens,
             prompts=self._fetch_prompts(workspace),
@@ -186,7 +189,7 @@ class Texts:
         ref = self.task.evaluation.prompts if self.task.evaluation else None
         if ref is None or self.prompts is None:
             return None
-        record = _fetch(ref, self.prompts, workspace.prompts_file, PROMPTS)
+        record = _fetch(ref.uri, self.prompts, workspace.prompts_file, PROMPTS)
         return PromptsRecord(
             **record.model_dump(), max_prompts=ref.max_prompts, answer_tokens=ref.answer_tokens
         )
@@ -212,86 +215,83 @@ class Texts:
 def open_texts(task: ConversionTask) -> Texts:
     """Find the texts of a task, and the folder of tasks. Raises RefusedError CalibrationNotFound,
     EvaluationNotFound, PromptsNotFound, TasksNotFound, InvalidSource or PathEscapeRefused."""
-    prompts = task.evaluation.prompts if task.evaluation else None
-    tasks = task.evaluation.tasks if task.evaluation else None
+    calibration, evaluation = task.calibration, task.evaluation
+    prompts = evaluation.prompts if evaluation else None
+    tasks = evaluation.tasks if evaluation else None
     return Texts(
         task,
-        _open(task, task.calibration, CALIBRATION),
-        _open(task, task.evaluation, EVALUATION),
-        _open(task, prompts, PROMPTS),
-        _open_folder(task, tasks, TASKS),
+        _open(task, calibration.uri if calibration else None, CALIBRATION),
+        _open(task, evaluation.uri if evaluation else None, EVALUATION),
+        _open(task, prompts.uri if prompts else None, PROMPTS),
+        _open_folder(task, tasks.uri if tasks else None, TASKS),
     )
 
 
-def _open_folder(task: ConversionTask, ref: TextRef | None, purpose: Purpose) -> Folder | None:
-    if ref is None:
+def _open_folder(task: ConversionTask, uri: str | None, purpose: Purpose) -> Folder | None:
+    if uri is None:
         return None
-    scheme, _, location = ref.uri.partition("://")
+    scheme, _, location = uri.partition("://")
     source: Source
     match scheme:
         case "s3":
-            source = S3Source(ref.uri, location, task.store, purpose)
+            source = S3Source(uri, location, task.store, purpose)
         case "pvc":
-            source = PvcSource(ref.uri, location, task.referrer, purpose)
+            source = PvcSource(uri, location, task.referrer, purpose)
         case _:
-            raise _unreadable(ref, purpose)
+            raise _unreadable(uri, purpose)
     folder = Folder(source, tuple(visible(source).values()))
-    _check_size(ref, folder.size, purpose)
+    _check_size(uri, folder.size, purpose)
     return folder
 
 
-def _open(task: ConversionTask, ref: TextRef | None, purpose: Purpose) -> Text | None:
-    if ref is None:
+def _open(task: ConversionTask, uri: str | None, purpose: Purpose) -> Text | None:
+    if uri is None:
         return None
-    scheme, _, location = ref.uri.partition("://")
+    scheme, _, location = uri.partition("://")
     text: Text
     match scheme:
         case "s3":
-            text = StoredText(ref.uri, location, task.store, purpose)
+            text = StoredText(uri, location, task.store, purpose)
         case "pvc":
-            text = ClaimedText(ref.uri, location, task.referrer, purpose)
+            text = ClaimedText(uri, location, task.referrer, purpose)
         case _:
-            raise _unreadable(ref, purpose)
-    _check_size(ref, text.size, purpose)
+            raise _unreadable(uri, purpose)
+    _check_size(uri, text.size, purpose)
     return text
 
 
-def _unreadable(ref: TextRef, purpose: Purpose) -> RefusedError:
+def _unreadable(uri: str, purpose: Purpose) -> RefusedError:
     return RefusedError(
-        "InvalidSource", f"{purpose.field} is {ref.uri}: it must be an s3:// or pvc:// uri."
+        "InvalidSource", f"{purpose.field} is {uri}: it must be an s3:// or pvc:// uri."
     )
 
 
-def _check_size(ref: TextRef, size: int, purpose: Purpose) -> None:
+def _check_size(uri: str, size: int, purpose: Purpose) -> None:
     if not 0 < size <= LIMIT_BYTES:
         raise RefusedError(
             "InvalidSource",
-            f"{purpose.field} is {ref.uri}, which has {size} bytes: it may have 1 to "
-            f"{LIMIT_BYTES}.",
+            f"{purpose.field} is {uri}, which has {size} bytes: it may have 1 to {LIMIT_BYTES}.",
         )
 
 
-def _fetch(ref: TextRef, text: Text, target: Path, purpose: Purpose) -> TextRecord:
+def _fetch(uri: str, text: Text, target: Path, purpose: Purpose) -> TextRecord:
     records: list[FileRecord] = []
-    name = target.name
-    download([Download(name, text.size, text.stream, target)], records.append, ignore)
-    if not _is_utf8(target):
-        raise RefusedError(
-            "InvalidSource", f"{purpose.field} is {ref.uri}, which is no UTF-8 text: convert it."
-        )
-    return TextRecord(
-        uri=ref.uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
-    )
+    decoder = codecs.getincrementaldecoder("utf-8")()
 
+    def finish(record: FileRecord) -> None:
+        decoder.decode(b"", final=True)
+        records.append(record)
 
-def _is_utf8(path: Path) -> bool:
+    item = Download(target.name, text.size, text.stream, target, decoder.decode)
     try:
-        with path.open(encoding="utf-8") as file:
-            while file.read(CHUNK_BYTES):
-                pass
+        download([item], finish, ignore)
     except UnicodeDecodeError:
-        return False
-    return True
+        raise RefusedError(
+            "InvalidSource", f"{purpose.field} is {uri}, which is no UTF-8 text: convert it."
+        ) from None
+    return TextRecord(
+        uri=uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
+    )
 
 
 def _changed(uri: str, purpose: Purpose) -> RefusedError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from quantop_worker.digests import FileRecord, Hasher
+from quantop_worker.digests import FileRecord, Hasher, unseen
 from quantop_worker.errors import TryAgainError
 from quantop_worker.s3 import SERVER_ERROR, Bucket, Part, UploadGoneError, checksum
 
@@ -34,12 +34,14 @@ Read = Callable[[int, int], Iterator[bytes]]
 
 @dataclass(frozen=True)
 class Download:
-    """A file to be written to ``target``."""
+    """A file to be written to ``target``. ``on_chunk`` is given its bytes in order, and refuses
+    it by raising."""
 
     path: str
     size: int
     read: Read
     target: Path
+    on_chunk: Callable[[memoryview], object] = unseen
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _finish_file(
 ) -> None:
     """Hash a file behind its ranges, from the page cache."""
     with draft.open("rb", buffering=0) as file:
-        hasher = Hasher(file)
+        hasher = Hasher(file, item.on_chunk)
         for (start, stop), part in zip(_ranges(item.size, RANGE_BYTES), parts, strict=True):
             part.result()
             hasher.update(start, stop)

@@ -1,5 +1,6 @@
 """Task files are data: what would run code, or read anything but the folder, is refused."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,15 @@ def write(folder: Path, task: dict[str, Any], name: str = "one.yaml") -> None:
 
 def read(folder: Path) -> list[dict[str, Any]]:
     return Tasks(folder, 10).read()
+
+
+def test_an_image_without_the_harness_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(RefusedError, match="has no lm-evaluation-harness: remove it") as refused:
+        harness.check_installed()
+    assert refused.value.reason == "UnsupportedEvaluation"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: "found")
+    harness.check_installed()
 
 
 def test_a_task_is_read_with_the_whole_path_of_its_data(folder: Path) -> None:

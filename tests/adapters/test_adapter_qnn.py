@@ -94,8 +94,8 @@ def test_a_compiler_that_ends_well_and_writes_nothing_has_failed(
     ("precision", "method", "calibration", "reason", "said"),
     [
         ("W8A16", "V66", "text", "UnsupportedMethod", "makes W8A16 by V73, V68"),
-        ("W8A8", "V75", "", "CalibrationRequired", "W8A8 by V75 needs text"),
-        ("W8A8", "", "", "CalibrationRequired", "W8A8 by V73 needs text"),
+        ("W8A8", "V75", "", "CalibrationRequired", "W8A8 by V75 needs a cal"),
+        ("W8A8", "", "", "CalibrationRequired", "W8A8 by V73 needs a cal"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantop_adapters import byhand, checkpoint, perplexity, stage
+from quantop_adapters import answers, byhand, checkpoint, perplexity, stage
 from quantop_adapters.answers import Prompts
 from quantop_adapters.auto_round import Awq, Gptq
 from quantop_adapters.coverage import Coverage, Override, Weight
@@ -225,6 +225,39 @@ def test_measuring_without_a_text_still_counts(work: Path, run: Run) -> None:
         "tool": {"name": "fake", "version": "1"},
         "evaluationSkipped": True,
     }
+
+
+@pytest.fixture
+def prompts(work: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Prompts and no text, for a source that answers with the same token always."""
+    (work / "prompts").write_text("go on\n")
+    monkeypatch.setattr(
+        perplexity,
+        "transformers_scorer",
+        lambda *_: lambda ids, start=0: [np.zeros((len(ids), 64))],
+    )
+    monkeypatch.setattr(Prompts, "read", lambda *_: [[1, 2, 3]])
+    monkeypatch.setattr(answers, "ends", lambda _: frozenset())
+    return {"EVALUATION_PROMPTS_FILE": str(work / "prompts"), "EVALUATION_ANSWER_TOKENS": "4"}
+
+
+def test_prompts_are_answered_without_a_text(work: Path, run: Run, prompts: dict[str, str]) -> None:
+    run(FakeToolchain())
+    assert run(FakeToolchain(), "evaluate", **prompts) == stage.EXIT_DONE
+    quality = json.loads((work / "state" / "quality.json").read_text())
+    assert quality["answerAgreementPercent"] == 100
+    assert (quality["perplexity"], quality["tokens"]) == (None, 0)
+    assert not quality["evaluationSkipped"]
+
+
+def test_numbers_that_are_not_finite_are_refused_where_prompts_alone_are_given(
+    work: Path, run: Run, prompts: dict[str, str]
+) -> None:
+    toolchain = FakeToolchain()
+    run(toolchain)
+    toolchain.logit = float("nan")
+    assert run(toolchain, "evaluate", **prompts) == stage.EXIT_REFUSED
+    assert message(work)["reason"] == "PerplexityNotFinite"
 
 
 class TailoringToolchain(FakeToolchain):
@@ -450,7 +483,7 @@ def test_another_tokenizer_than_the_sources_is_refused(
         (Awq(), {"METHOD": "RTN"}, "UnsupportedShape", "up_proj.weight has 4"),
         (OnnxruntimeGenai(), {"PRECISION": "FP16"}, "UnsupportedPrecision", "FP32, INT8, INT4"),
         (Cuda(), {"PRECISION": "FP32"}, "UnsupportedPrecision", "FP16, INT8, INT4"),
-        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "FP32 by Default"),
+        (OnnxruntimeGenai(), {"METHOD": "RTN"}, "UnsupportedMethod", "for FP32: leave it out"),
         (
             OnnxruntimeGenai(),
             {"PRECISION": "INT8", "METHOD": "KQuantMixed"},
@@ -473,16 +506,17 @@ def test_another_tokenizer_than_the_sources_is_refused(
             OpenVino(),
             {"PRECISION": "INT4", "METHOD": "AWQ"},
             "CalibrationRequired",
-            "or set spec.quantization.method to RTN",
+            "INT4 by AWQ needs a calibration text: set spec.quantization.calibration, or choose "
+            "spec.quantization.method RTN",
         ),
         (OpenVino(), {"PRECISION": "W8A8"}, "CalibrationRequired", "set spec.quantization"),
         (
             OpenVino(),
             {"PRECISION": "INT4", "CALIBRATION_FILE": "/text"},
             "CalibrationNotUsed",
-            "or set spec.quantization.method to AWQ or GPTQ",
+            "or choose spec.quantization.method AWQ or GPTQ",
         ),
-        (OpenVino(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "precision FP32"),
+        (OpenVino(), {"CALIBRATION_FILE": "/text"}, "CalibrationNotUsed", "FP32 uses no calibr"),
     ],
 )
 def test_a_recipe_that_a_toolchain_cannot_follow_is_refused_at_once(
@@ -622,8 +656,10 @@ TEXT = Path("/work/inputs/text")
         {"calibration": stage.Calibration(TEXT, 8, 64), "bits_per_weight_min": Decimal("4.5")},
         {"evaluation": stage.Evaluation(TEXT, 64, 1000), "threads": 3},
         {"evaluation": stage.Evaluation(TEXT, 64, 9, Prompts(TEXT, 5, 6), Tasks(TEXT, 7))},
+        {"evaluation": stage.Evaluation(None, 256, 20_000, Prompts(TEXT, 5, 6))},
+        {"evaluation": stage.Evaluation(None, 256, 20_000, None, Tasks(TEXT, 7))},
     ],
-    ids=["nothing", "calibration", "evaluation", "prompts and tasks"],
+    ids=["nothing", "calibration", "evaluation", "prompts and tasks", "prompts", "tasks"],
 )
 def test_a_task_is_what_its_own_variables_ask_for(more: dict[str, Any]) -> None:
     task = byhand.task_below(Path("/work"), Path("/models/tiny"), ("GGUF", "Q4_0", ""), **more)

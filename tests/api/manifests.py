@@ -84,6 +84,7 @@ GOOD: dict[str, Object] = {
         "architectures": ["LlamaForCausalLM"],
         "overrides": {"precisions": ["Q8_0", "F16"], "exceptFor": ["F16"]},
         "fileSplitting": "Supported",
+        "evaluations": ["Text", "Prompts", "Tasks"],
         "resources": {"cpu": 2},
     },
     "ModelRuntime": {

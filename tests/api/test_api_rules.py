@@ -59,6 +59,12 @@ TOO_FEW_OR_TOO_MANY: list[Object] = [
 ]
 WITHOUT_TRIAL_LIMITS = {f"spec.quality.{limit}": None for limit in PERFORMANCE_LIMITS}
 
+
+def only(*kept: str) -> Object:
+    """Changes that leave a good manifest no limits on what a quantization cost but these."""
+    return {f"spec.quality.{limit}": None for limit in quantizedmodel.LIMITS if limit not in kept}
+
+
 REFUSALS = [
     *(
         Refusal(
@@ -196,12 +202,15 @@ REFUSALS = [
         for uri in ("https://example.com/tasks", "s3://bucket", "pvc://claim/../tasks")
     ),
     *(
-        Refusal(
-            QM,
-            f"spec.quality.{limit} needs {needed} to measure it by: set spec.quality.evaluation.",
-            {f"{EVALUATION}.{needed}": None},
-        )
-        for limit, needed in quantizedmodel.NEEDED.items()
+        Refusal(QM, f"set {EVALUATION}.{field}, or remove", {**only(limit), **without})
+        for field, limits in quantizedmodel.EVIDENCE.items()
+        for limit in limits
+        for without in ({EVALUATION: None}, {f"{EVALUATION}.{field}": None})
+    ),
+    Refusal(
+        QM,
+        "spec.quality.evaluation names nothing to measure by: set uri or prompts or tasks",
+        {**only(), EVALUATION: {"maxTokens": 4096}},
     ),
     Refusal(
         QM,
@@ -371,6 +380,26 @@ def test_a_good_manifest_is_taken(kubectl: Kubectl, kind: str) -> None:
 def test_any_limit_will_do_for_a_choice(kubectl: Kubectl, limit: str) -> None:
     others = {f"spec.quality.{other}": None for other in quantizedmodel.LIMITS if other != limit}
     answer = kubectl.try_apply(Refusal(QM, "", {**AUTO, **others}).manifest())
+    assert answer.ok, answer.text
+
+
+@pytest.mark.parametrize(
+    ("kept", "evaluation"),
+    [
+        (quantizedmodel.EVIDENCE["uri"], {"uri": "s3://texts/evaluation.txt"}),
+        (quantizedmodel.EVIDENCE["prompts"], {"prompts": {"uri": "s3://texts/prompts.txt"}}),
+        (quantizedmodel.EVIDENCE["tasks"], {"tasks": {"uri": "s3://texts/tasks/"}}),
+        ((), None),
+    ],
+    ids=[*quantizedmodel.EVIDENCE, "nothing"],
+)
+def test_a_limit_needs_no_more_than_what_it_is_measured_by(
+    kubectl: Kubectl, kept: tuple[str, ...], evaluation: Object | None
+) -> None:
+    """Those on what a trial shows, which all of these manifests have, need nothing of it."""
+    manifest = Refusal(QM, "", {**only(*kept), EVALUATION: evaluation}).manifest()
+    assert manifest["spec"]["quality"].keys() >= {*PERFORMANCE_LIMITS, *kept}
+    answer = kubectl.try_apply(manifest)
     assert answer.ok, answer.text
 
 

@@ -43,7 +43,12 @@ def test_alerts_fire_where_they_should_and_nowhere_else() -> None:
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("> 10", "> 13"), ('type="Reconciling"} == 1', 'type="Reconciling"} >= 0'), ("15m]", "1m]")],
+    [
+        ("> 10", "> 13"),
+        ("points > 5", "points > 8"),
+        ('type="Reconciling"} == 1', 'type="Reconciling"} >= 0'),
+        ("15m]", "1m]"),
+    ],
 )
 def test_a_wrong_rule_is_seen(tmp_path: Path, right: str, wrong: str) -> None:
     """Else the tests' agreement would mean nothing."""

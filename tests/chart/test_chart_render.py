@@ -349,6 +349,13 @@ ADAPTERS = {
 """The module and class behind each built-in Quantizer."""
 
 
+def has_harness(name: str) -> bool:
+    """Whether a built-in Quantizer's image has lm-evaluation-harness."""
+    image = yaml.safe_load((CHART / "values.yaml").read_text())["quantizers"][name]["image"]
+    folder = REPOSITORY / "images" / "quantizers" / image.removeprefix("quantizer").lower()
+    return "\nlm-eval==" in (folder / "requirements.in").read_text()
+
+
 def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
     assert PLAIN.names("Quantizer") == set(ADAPTERS)
     for name, (module_name, type_) in ADAPTERS.items():
@@ -363,6 +370,11 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
         assert {**spec.get("overrides", {}), "exceptFor": None} == {**offers, "exceptFor": None}
         splitting = spec.get("fileSplitting", "Unsupported") == "Supported"
         assert splitting == isinstance(adapter, stage.Splitting)
+        generates = not isinstance(adapter, stage.Measuring)
+        assert spec.get("evaluations", ["Text"]) == [
+            *(["Text", "Prompts"] if generates else ["Text"]),
+            *(["Tasks"] if generates and has_harness(name) else []),
+        ], name
         if hasattr(module, "METHODS"):
             offered = {
                 each["name"]: [
@@ -490,7 +502,8 @@ def test_network_policies_select_by_the_operators_labels() -> None:
     jobs, servers = by_name["quantop-jobs"], by_name["quantop-servers"]
     components = jobs["podSelector"]["matchExpressions"][0]
     assert components["key"] == meta.COMPONENT_LABEL
-    assert components["values"] == [meta.RESOLVE, meta.CONVERT, meta.DELETE, meta.TRIAL]
+    kinds = [meta.RESOLVE, meta.CONVERT, meta.DELETE, meta.TRIAL, meta.REPORT]
+    assert components["values"] == kinds
     assert "ingress" not in jobs, "nothing comes into a Job"
     served = meta.labels("name", meta.SERVER)
     assert servers["podSelector"]["matchLabels"].items() <= served.items()

@@ -5,6 +5,7 @@ import urllib.request
 from typing import Any
 
 import pytest
+from quantop.contract import TASK_VARIABLE, ReportTask
 
 from tests.operator import objects
 from tests.operator.conftest import Cluster, Operator
@@ -86,6 +87,66 @@ def test_an_artifact_is_tried_as_it_is_served_and_its_figures_are_kept(
     assert "envFrom" not in client, "who measures has no credentials"
 
 
+def reports(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
+    """The Jobs that put trials into the report, with their tasks."""
+    selector = "app.kubernetes.io/component=report"
+    answer = cluster.batch.list_namespaced_job(namespace, label_selector=selector)
+    return list(cluster.batch.api_client.sanitize_for_serialization(answer.items))
+
+
+def task_of(job: dict[str, Any]) -> ReportTask:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value") for each in container["env"]}
+    return ReportTask.model_validate_json(given[TASK_VARIABLE])
+
+
+def test_what_a_trial_showed_goes_into_the_report(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.apply(objects.model(namespace, quality=limited(minTokensPerSecond=20)))
+    settled(cluster, namespace)
+    status = cluster.model(namespace, "tiny")["status"]
+    (job,) = reports(cluster, namespace)
+    task = task_of(job)
+    assert (task.key, task.report) == (status["artifact"]["key"], "quality/fake.html")
+    (shown,) = task.trials
+    assert (shown.key, shown.runtime, shown.cpus) == (task.key, "llama-cpp", 1)
+    assert (shown.time_to_first_token_milliseconds, shown.tokens_per_second) == (40.5, 25)
+    assert (shown.node, shown.processor) == ("fake-node", "Fake CPU")
+    owner = task.referrer
+    uri = f"{status['artifact']['uri']}/trials/{owner.cluster}/{namespace}/tiny.json"
+    assert status["performance"]["reportURI"] == uri
+    pod = job["spec"]["template"]["spec"]
+    assert "initContainers" not in pod, "no engine runs beside the store's credentials"
+    assert [each["secretRef"]["name"] for each in pod["containers"][0]["envFrom"]] == ["writer"]
+
+
+def test_a_report_that_fails_keeps_nothing_waiting(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.node.behaviours["tiny", "report"] = refuses("report", "AccessDenied", "no")
+    cluster.apply(objects.model(namespace, quality=limited(minTokensPerSecond=20)))
+    cluster.wait_for(namespace, "tiny", "Ready")
+    cluster.wait_for(namespace, "tiny", "Reconciling", "True", "Reporting")
+    assert cluster.condition(namespace, "tiny", "Ready")["status"] == "True"
+    assert cluster.condition(namespace, "tiny", "Stalled")["status"] == "False"
+    assert "reportURI" not in cluster.model(namespace, "tiny")["status"]["performance"]
+
+
+def test_a_limit_that_a_trial_shows_needs_no_text(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    cluster.apply(objects.model(namespace, quality={"maxMemory": "1Gi"}))
+    settled(cluster, namespace)
+    status = cluster.model(namespace, "tiny")["status"]
+    assert "quality" not in status
+    assert status["performance"]["peakMemoryBytes"] == 20 * MIB
+    verified = cluster.condition(namespace, "tiny", "Verified")
+    assert "Nothing is given to measure quality by. In a trial on node" in verified["message"]
+    cluster.patch(namespace, "tiny", {"quality": {"maxMemory": "1Mi"}})
+    cluster.wait_for(namespace, "tiny", "Stalled", "True", "PerformanceBelowLimit")
+
+
 def test_what_is_not_asked_for_is_not_tried(
     cluster: Cluster, operator: Operator, namespace: str
 ) -> None:
@@ -116,6 +177,10 @@ def test_what_exceeds_a_limit_leaves_the_old_revision_serving(
     before = cluster.apps.read_namespaced_deployment("tiny", namespace)
     cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q8_0"}})
     stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "PerformanceBelowLimit")
+    cluster.wait(
+        "the report has it, too",
+        lambda: "reportURI" in cluster.model(namespace, "tiny")["status"]["performance"],
+    )
     (field, limit) = next(iter(limits.items()))
     assert f"spec.quality.{field} is {limit}, but {said}" in stalled["message"]
     verified = cluster.condition(namespace, "tiny", "Verified")
@@ -364,6 +429,9 @@ def test_the_one_that_takes_the_least_memory_is_chosen(
     assert "would take more memory than B5 does" in found["B9"]["message"]
     assert len(conversions(cluster, namespace)) == 3
     assert len(made(cluster, namespace)) == 2
+    (job,) = reports(cluster, namespace)
+    tried = {each.key: each.peak_memory_bytes for each in task_of(job).trials}
+    assert tried == {found["B4"]["key"]: 90 * MIB, found["B5"]["key"]: 75 * MIB}
     time.sleep(1)
     mark = cluster.plane.audit.mark()
     cluster.core.patch_namespace(namespace, {"metadata": {"labels": {"touched": "true"}}})

@@ -50,6 +50,7 @@ def test_another_limit_needs_no_other_job() -> None:
     [
         {"prompts": PromptsRef(uri="s3://texts/p.jsonl", max_prompts=8, answer_tokens=16)},
         {"tasks": TasksRef(uri="s3://texts/tasks/", max_samples=8)},
+        {"uri": None},
     ],
 )
 def test_what_else_is_measured_by_does(more: dict[str, Any]) -> None:

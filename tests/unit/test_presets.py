@@ -59,7 +59,7 @@ def test_a_limit_needs_what_it_is_measured_by() -> None:
     asked = {**EVALUATION, "prompts": {"uri": "s3://texts/prompts.txt"}}
     said = problem(snapshot(preset, quality={"evaluation": EVALUATION}))
     assert said.reason == Reason.EVALUATION_REQUIRED
-    assert "minAnswerAgreementPercent, and there are no prompts" in said.message
+    assert "has minAnswerAgreementPercent, measured by prompts: set" in said.message
     assert "set spec.quality.evaluation.prompts" in said.message
     taken = spelt_out(snapshot(preset, quality={"evaluation": asked})).quality
     assert taken is not None
@@ -108,14 +108,27 @@ def test_a_limit_of_ones_own_wins_over_the_presets() -> None:
     assert taken.max_mean_kl_divergence == "0.05"
     assert taken.max_p99_kl_divergence is None
     assert taken.on_failure is OnFailure.WARN
+    assert taken.evaluation is not None
     assert taken.evaluation.uri == EVALUATION["uri"]
 
 
 def test_limits_without_a_text_to_measure_them_on_are_a_problem() -> None:
-    limited = snapshot({"quality": {"maxPerplexityIncreasePercent": 5}})
-    assert problem(limited).reason == Reason.EVALUATION_REQUIRED
+    limited = {"quality": {"maxPerplexityIncreasePercent": 5, "maxMeanKLDivergence": "0.05"}}
+    prompts = {"evaluation": {"prompts": {"uri": "s3://texts/prompts.txt"}}}
+    for given in (snapshot(limited), snapshot(limited, quality=prompts)):
+        said = problem(given)
+        assert said.reason == Reason.EVALUATION_REQUIRED
+        assert "maxPerplexityIncreasePercent, maxMeanKLDivergence, measured on a t" in said.message
+        assert "set spec.quality.evaluation.uri" in said.message
     assert spelt_out(snapshot({"quality": {}})).quality is None
     assert spelt_out(snapshot({})).quality is None
+
+
+def test_limits_on_what_a_trial_shows_need_nothing_of_the_object() -> None:
+    taken = spelt_out(snapshot({"quality": {"maxMemory": "6Gi"}})).quality
+    assert taken is not None
+    assert taken.max_memory == "6Gi"
+    assert taken.evaluation is None
 
 
 def test_a_runtime_is_taken_only_where_it_is_served_and_none_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Which overrides and file sizes are refused before any Job, and in what words."""
+"""Which overrides, file sizes and evaluations are refused before any Job, and in what words."""
 
 from typing import Any
 
@@ -22,9 +22,13 @@ STORE = ModelStoreSpec.model_validate(objects.store()["spec"])
 DOWN = {"tensors": "ffn_down", "precision": "Q6_K"}
 
 
-def snapshot(quantizer: dict[str, Any], **recipe: Any) -> Snapshot:
+def snapshot(
+    quantizer: dict[str, Any], evaluation: dict[str, Any] | None = None, **recipe: Any
+) -> Snapshot:
     quantization = {"format": "GGUF", "precision": "Q4_K_M", **recipe}
-    model = objects.model("team-a", quantization=quantization)
+    model = objects.model(
+        "team-a", quantization=quantization, quality={"evaluation": evaluation or None}
+    )
     return Snapshot(
         model=model,
         spec=QuantizedModelSpec.model_validate(model["spec"]),
@@ -82,6 +86,39 @@ def test_what_the_quantizer_cannot_do_is_refused(
     assert said in problem.message
 
 
+@pytest.mark.parametrize(
+    ("quantizer", "evaluation", "said"),
+    [
+        (
+            {"evaluations": ["Text", "Prompts"]},
+            {"uri": "s3://t/e.txt", "tasks": {"uri": "s3://t/tasks/"}},
+            "spec.quality.evaluation.tasks is set, by which Quantizer 'llama-cpp' cannot measure; "
+            "possible: prompts, uri. Remove it",
+        ),
+        (
+            {},
+            {"prompts": {"uri": "s3://t/p.txt"}},
+            "evaluation.prompts is set, by which Quantizer 'llama-cpp' cannot measure; possible: u",
+        ),
+        (
+            {"evaluations": []},
+            {"uri": "s3://t/e.txt"},
+            "evaluation.uri is set, by which Quantizer 'llama-cpp' cannot measure; possible: noth",
+        ),
+    ],
+)
+def test_what_the_quantizer_cannot_measure_by_is_refused(
+    quantizer: dict[str, Any], evaluation: dict[str, Any], said: str
+) -> None:
+    problem = choices.choose_quantizer(snapshot(quantizer, evaluation))
+    assert isinstance(problem, Problem)
+    assert problem.reason == Reason.EVALUATION_NOT_SUPPORTED
+    assert said in problem.message
+    able = {"evaluations": ["Tasks", "Prompts", "Text"]}
+    chosen = choices.choose_quantizer(snapshot(able, evaluation))
+    assert isinstance(chosen, choices.ChosenQuantizer)
+
+
 def environment(given: Snapshot) -> dict[str, str]:
     """The variables of the toolchain's containers."""
     chosen = choices.choose_quantizer(given)
@@ -106,3 +143,17 @@ def test_what_it_can_do_reaches_the_toolchain() -> None:
     assert told["MAX_FILE_BYTES"] == str(5 * 2**30)
     plain = environment(snapshot(ABLE))
     assert plain["OVERRIDES"] == plain["MAX_FILE_BYTES"] == ""
+
+
+def test_a_toolchain_is_told_what_is_given_to_measure_by_and_no_more() -> None:
+    text, prompts = {"uri": "pvc://texts/e.txt"}, {"prompts": {"uri": "pvc://prompts/p.txt"}}
+    variables = ("EVALUATION_FILE", "EVALUATION_MAX_TOKENS", "EVALUATION_PROMPTS_FILE")
+
+    def told(**evaluation: Any) -> list[str]:
+        given = environment(snapshot({"evaluations": ["Text", "Prompts"]}, evaluation))
+        return [given[name].rpartition("/")[2] for name in variables]
+
+    assert told(**text) == ["evaluation", "20000", ""]
+    assert told(**prompts) == ["", "", "prompts"]
+    assert told(**text, **prompts) == ["evaluation", "20000", "prompts"]
+    assert told() == ["", "", ""]

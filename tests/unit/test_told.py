@@ -62,6 +62,27 @@ COUNTED = {"bitsPerWeight": 8.1, "parameters": 100, "quantizedLayers": 2, "total
             },
             "The same label most likely for 99.500 % of 200 texts, accuracy 91.000 % -> 90.500 %",
         ),
+        (
+            {
+                "protocol": "windows-v1",
+                "answerAgreementPercent": 75,
+                "prompts": 64,
+                "taskAccuracyDropPoints": 1.5,
+                "tasks": [
+                    {
+                        "name": "endings",
+                        "metric": "acc",
+                        "samples": 200,
+                        "baselinePercent": 71.5,
+                        "baselineErrorPercent": 3.2,
+                        "accuracyPercent": 70,
+                        "errorPercent": 3.3,
+                    }
+                ],
+            },
+            "The same answer to 75.000 % of 64 prompts, 1.500 points of accuracy lost in 1 tasks "
+            "at most",
+        ),
         ({"protocol": "windows-v1"}, None),
     ],
 )

@@ -23,14 +23,17 @@ from quantop.contract import (
     PullTask,
     Recipe,
     Referrer,
+    ReportResult,
+    ReportTask,
     ResolveResult,
     SourceRef,
     Stage,
     StoreRef,
     TasksRef,
+    Trial,
 )
 from quantop_worker.progress import Progress
-from quantop_worker.stages import delete, fetch, publish, pull, resolve
+from quantop_worker.stages import delete, fetch, publish, pull, report, resolve
 from quantop_worker.store import Artifact
 
 if TYPE_CHECKING:
@@ -202,6 +205,19 @@ class Bench:
         task = DeleteTask(store=self.store, keys=keys, referrer=self.task.referrer)
         return delete.run(task, Progress(Stage.DELETE))
 
+    def report(self, published: PublishResult, *trials: Trial, **changes: Any) -> ReportResult:
+        """Put an object's trials into the report, in this process."""
+        summary = published.published
+        task = ReportTask(
+            store=self.store,
+            referrer=self.task.referrer,
+            key=summary.key,
+            report=summary.report,
+            trials=trials,
+            **changes,
+        )
+        return report.run(task, Progress(Stage.REPORT))
+
     def artifact(self, key: str | None = None) -> Artifact:
         """The artifact's place in the store."""
         return Artifact(self.store, key or str(self.task.key))
@@ -263,7 +279,7 @@ def calibration(uri: str) -> CalibrationRef:
 
 
 def evaluation(
-    uri: str,
+    uri: str | None,
     max_tokens: int = 1000,
     prompts: PromptsRef | None = None,
     tasks: TasksRef | None = None,

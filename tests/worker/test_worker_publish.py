@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from quantop.contract import PromptsRef, PublishResult
 from quantop_worker import checkpoint, transfer
+from quantop_worker.digests import BUFFER_BYTES
 from quantop_worker.errors import RefusedError, TryAgainError
 from quantop_worker.manifest import Manifest
 from quantop_worker.s3 import Bucket
@@ -199,6 +200,23 @@ def test_prompts_and_how_many_decide_whether_it_was_measured_before(bench: Bench
     assert first.resolve().published == published
     for other in (None, prompts(asked.uri, max_prompts=9)):
         assert measured_by(other).resolve().published is None
+    bench.put("texts/prompts.txt", b"answer that")
+    assert first.resolve().published is None
+
+
+def test_prompts_alone_are_enough_to_measure_by(bench: Bench) -> None:
+    bench.put("texts/prompts.txt", b"answer this")
+    asked = prompts(f"s3://{bench.bucket}/texts/prompts.txt")
+    first = bench.with_task(evaluation=evaluation(None, prompts=asked)).resolved()
+    first.fetch()
+    assert sorted(path.name for path in (bench.work / "inputs").iterdir()) == ["prompts"]
+    figures = {"answerAgreementPercent": 75, "perplexity": None, "meanKLDivergence": None}
+    first.quantize(FILES, quality=figures)
+    published = first.publish().published
+    assert published.report
+    assert first.resolve().published == published
+    other = evaluation(None, max_tokens=9, prompts=asked)
+    assert bench.with_task(evaluation=other).resolve().published == published, "of no text"
     bench.put("texts/prompts.txt", b"answer that")
     assert first.resolve().published is None
 
@@ -500,12 +518,26 @@ def test_a_missing_stage_is_refused(bench: Bench) -> None:
     assert refusal.value.reason == "StageMissing"
 
 
-def test_a_text_that_is_no_text_is_refused(bench: Bench) -> None:
-    bench.put("texts/eval.txt", b"\xff\xfe\x00")
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00", b"cut within a letter: \xc3", b"a" * BUFFER_BYTES + b"\x80"],
+    ids=["no text", "cut off", "behind the first buffer"],
+)
+def test_a_text_that_is_no_text_is_refused(bench: Bench, content: bytes) -> None:
+    bench.put("texts/eval.txt", content)
     bench = bench.with_task(evaluation=evaluation(f"s3://{bench.bucket}/texts/eval.txt")).resolved()
     with pytest.raises(RefusedError, match="UTF-8") as refusal:
         bench.fetch()
     assert refusal.value.reason == "InvalidSource"
+    assert not (bench.work / "inputs" / "evaluation").exists()
+
+
+def test_a_letter_may_lie_across_two_buffers(bench: Bench) -> None:
+    content = b"a" * (BUFFER_BYTES - 1) + "é".encode() + b"b" * BUFFER_BYTES
+    bench.put("texts/eval.txt", content)
+    text = evaluation(f"s3://{bench.bucket}/texts/eval.txt")
+    bench.with_task(evaluation=text).resolved().fetch()
+    assert (bench.work / "inputs" / "evaluation").read_bytes() == content
 
 
 def test_part_sizes_are_the_same_for_everybody_and_few_enough() -> None:

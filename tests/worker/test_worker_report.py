@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from quantop.api.quantizedmodel import QuantizedModelSpec
-from quantop.contract import PublishResult, Recipe
+from quantop.contract import PublishResult, Recipe, Referrer, Trial
 from quantop_adapters.answers import Prompts
 from quantop_adapters.harness import Tasks
 from quantop_adapters.stage import Evaluation, Task
@@ -27,6 +28,7 @@ from quantop_worker.manifest import (
     PromptsRecord,
     SourceRecord,
     StoredQuality,
+    StoredTrial,
     TasksRecord,
     Tool,
 )
@@ -298,6 +300,107 @@ def test_an_artifact_without_a_readable_manifest_is_deleted_all_the_same(measure
     assert measured.objects("models/artifacts/") == []
 
 
+def trial(key: str, **figures: Any) -> Trial:
+    """How an artifact did."""
+    shown = {
+        "protocol": "trial-v1",
+        "timeToFirstTokenMilliseconds": 40.5,
+        "tokensPerSecond": 25,
+        "answerMilliseconds": 2560.5,
+        "peakMemoryBytes": 20 << 20,
+        "runs": 5,
+        "node": "node-a",
+        "processor": "Some CPU",
+        "cpus": 4,
+        "runtime": "llama-cpp",
+        "image": "registry.example/engine:1",
+    }
+    return Trial.model_validate({"key": key, **shown, **figures})
+
+
+def rows_of(parsed: Parsed) -> list[str]:
+    """The classes of the rows that are about artifacts."""
+    return [str(given["class"]) for tag, given in parsed.elements if tag == "tr" and given]
+
+
+def test_the_page_and_a_file_have_what_trials_showed(measured: Bench) -> None:
+    other = precision(measured, "Q8_0")
+    larger = other.convert({"model.gguf": b"larger" * 1000}).published.key
+    published = measured.convert(FILES)
+    assert "In the engine that serves" not in report_of(measured, published).text
+    own = trial(published.published.key)
+    slower = trial(larger, tokensPerSecond=12.25, timeToFirstTokenMilliseconds=512)
+    assert measured.report(published, own, slower).trials == 2
+
+    page = report_of(measured, published)
+    for said in (
+        "In the engine that serves",
+        "40.500",
+        "25.000",
+        "20 MiB",
+        "llama-cpp, 4 cores",
+        "node-a, Some CPU",
+        "512.000",
+        "12.250",
+        "GGUF Q8_0",
+    ):
+        assert said in page.text, said
+    assert rows_of(page) == ["this", "other", "this", "other"], "by quality, and by trials"
+    owner = measured.task.referrer
+    name = f"trials/{owner.cluster}/{owner.namespace}/{owner.name}.json"
+    for key, shown in ((published.published.key, own), (larger, slower)):
+        place = f"models/artifacts/{key}/{name}"
+        body = measured.client.get_object(Bucket=measured.bucket, Key=place)["Body"].read()
+        assert StoredTrial.model_validate_json(body) == StoredTrial(referrer=owner, trial=shown)
+
+    measured.resolve()
+    assert "512.000" in report_of(measured, published).text, "who writes it next keeps them"
+    measured.report(published, own.model_copy(update={"tokens_per_second": 31.5}))
+    again = report_of(measured, published).text
+    assert "31.500" in again
+    assert "25.000" not in again
+
+
+def test_each_object_has_trials_of_its_own_until_it_goes(measured: Bench) -> None:
+    published = measured.convert(FILES)
+    key = published.published.key
+    another = measured.referred_by("another")
+    another.resolve()
+    measured.report(published, trial(key))
+    another.report(published, trial(key, node="node-b"), max_mean_kl_divergence="0.015")
+    page = report_of(measured, published).text
+    assert "team/another" in page
+    assert "node-a" in page
+    assert "node-b" in page
+    assert "maxMeanKLDivergence of team/another, 0.015 nats" in page
+    another.delete(key)
+    measured.resolve()
+    assert "node-b" not in report_of(measured, published).text
+    another.report(published, trial(key))
+    assert measured.objects("models/artifacts/" + key + "/trials/test/team/another") == []
+    assert measured.delete(key).deleted == 1
+    assert measured.objects("models/") == []
+
+
+def test_a_trial_is_kept_where_there_is_no_page(bench: Bench) -> None:
+    bench = bench.resolved()
+    published = bench.convert(FILES)
+    assert bench.report(published, trial(published.published.key)).trials == 1
+    assert [key for key in bench.objects("models/") if "/trials/" in key]
+    assert [key for key in bench.objects("models/") if key.endswith(".html")] == []
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b"{}", b"another"])
+def test_a_trial_that_somebody_altered_is_left_out(measured: Bench, content: bytes) -> None:
+    published = measured.convert(FILES)
+    owner = measured.task.referrer
+    if content == b"another":
+        content = StoredTrial(referrer=owner, trial=trial("0" * 64)).to_json().encode()
+    measured.put(f"models/artifacts/{published.published.key}/trials/a/b/c.json", content)
+    measured.resolve()
+    assert "In the engine that serves" not in report_of(measured, published).text
+
+
 def published(text: str = "harmless", **quality: Any) -> Published:
     """A made-up artifact with ``text`` wherever somebody else could have put it."""
     report = MeasuredQuality.model_validate(QUALITY | {"tool": {"name": text}} | quality)
@@ -349,12 +452,19 @@ def peer(artifact: Published, **report: Any) -> Measurement:
 
 
 def test_nothing_that_others_wrote_becomes_markup() -> None:
-    artifact = published(HOSTILE)
-    parsed = Parsed(page(f"s3://{HOSTILE}", artifact, [peer(artifact)], "now"))
+    def made(text: str) -> Parsed:
+        artifact = published(text)
+        strings = dict.fromkeys(("node", "processor", "runtime", "image", "protocol"), text)
+        tried = StoredTrial(
+            referrer=Referrer(cluster=text, namespace=text, name=text),
+            trial=trial(artifact.manifest.key, **strings),
+        )
+        return Parsed(page(f"s3://{text}", artifact, [peer(artifact)], "now", None, [tried]))
+
+    parsed = made(HOSTILE)
     assert parsed.count("script") == 0
     assert HOSTILE in parsed.text
-    plain = published()
-    same = Parsed(page("s3://bucket", plain, [peer(plain)], "now"))
+    same = made("harmless")
     assert [tag for tag, _ in parsed.elements] == [tag for tag, _ in same.elements]
 
 
@@ -433,6 +543,30 @@ def test_answers_are_told_where_there_were_prompts() -> None:
     for told in ("answer agreement", "62.500", "mean prefix", "91.250", "24"):
         assert told in text
     assert "answer agreement" not in Parsed(page("uri", published(), [], "now")).text
+
+
+def test_what_needs_a_text_is_left_out_where_there_was_none(tmp_path: Path) -> None:
+    artifact = published(answerAgreementPercent=62.5, perplexity=None, meanKLDivergence=None)
+    assert artifact.quality is not None
+    without: dict[str, Any] = dict.fromkeys(("uri", "identity", "size", "sha256"))
+    evaluated = artifact.quality.evaluation.model_copy(update=without)
+    artifact = replace(
+        artifact, quality=artifact.quality.model_copy(update={"evaluation": evaluated})
+    )
+    told = Parsed(page("uri", artifact, [], "now")).text
+    for said in ("62.500", "s3://harmless", "8 prompts"):
+        assert said in told
+    for said in ("likelihood", "scored positions", "None", "windows-v1"):
+        assert said not in told
+    spec = json.loads(apply_command(artifact.manifest, evaluated).split("\n", 1)[1][:-4])["spec"]
+    assert spec["quality"]["evaluation"].keys() == {"prompts", "tasks"}
+    calls = run(evaluate_commands("s3://bucket/key", artifact.manifest, evaluated), tmp_path)
+    (podman,) = (call for call in calls if call[0] == "podman")
+    given = [word.removeprefix("--env=") for word in podman if word.startswith("--env=")]
+    task = Task.from_environment(dict(word.split("=", 1) for word in given))
+    assert task.evaluation is not None
+    assert task.evaluation.file is None
+    assert task.evaluation.prompts == Prompts(Path("/work/inputs/prompts"), 8, 16)
 
 
 def run(script: str, folder: Path) -> list[list[str]]:

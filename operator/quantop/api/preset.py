@@ -30,7 +30,7 @@ class PresetSpec(ApiModel):
     """The recipe."""
     quality: Limits | None = None
     """Limits that the artifact must keep; a limit of the QuantizedModel's own wins over the same
-    one here. They need an evaluation text, which the QuantizedModel gives. Default: none."""
+    one here. What they are measured by is the QuantizedModel's to give. Default: none."""
     runtime_name: Name | None = None
     """The ModelRuntime, where the QuantizedModel is served and names none. Default: the one of
     highest priority that serves the format and precision."""

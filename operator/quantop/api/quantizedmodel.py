@@ -32,19 +32,26 @@ Hardware = Annotated[str, Field(min_length=1, max_length=128)]
 
 AUTO = "Auto"
 """In place of a precision: the operator finds the one that the objective asks for."""
-LIMITS = (
-    "maxPerplexityIncreasePercent",
-    "minTopTokenAgreementPercent",
-    "maxMeanKLDivergence",
-    "maxP99KLDivergence",
-    "minMeanCosineSimilarity",
-    "minP1CosineSimilarity",
-    "minLabelAgreementPercent",
-    "minAccuracyPercent",
-    "minAnswerAgreementPercent",
-    "maxTaskAccuracyDropPoints",
-)
-"""The limits of ``spec.quality`` on what the quantization cost."""
+EVIDENCE = {
+    "uri": (
+        "maxPerplexityIncreasePercent",
+        "minTopTokenAgreementPercent",
+        "maxMeanKLDivergence",
+        "maxP99KLDivergence",
+        "minMeanCosineSimilarity",
+        "minP1CosineSimilarity",
+        "minLabelAgreementPercent",
+        "minAccuracyPercent",
+    ),
+    "prompts": ("minAnswerAgreementPercent",),
+    "tasks": ("maxTaskAccuracyDropPoints",),
+}
+"""The limits of ``spec.quality`` on what the quantization cost, by the field of
+``spec.quality.evaluation`` that names what each is measured by."""
+LIMITS = tuple(limit for limits in EVIDENCE.values() for limit in limits)
+"""All of them."""
+MEASURED = {"uri": "on a text", "prompts": "by prompts", "tasks": "in tasks"}
+"""How that is said."""
 PERFORMANCE_LIMITS = (
     "maxTimeToFirstTokenMilliseconds",
     "minTokensPerSecond",
@@ -60,8 +67,6 @@ HIGHEST = {
     "minAnswerAgreementPercent": 100,
 }
 """The most that those can be which are floors."""
-NEEDED = {"minAnswerAgreementPercent": "prompts", "maxTaskAccuracyDropPoints": "tasks"}
-"""What of ``spec.quality.evaluation`` the limits need that its text is not enough for."""
 AUTO_NEEDS_A_LIMIT = Rule(
     f"!has(self.quantization.precision) || self.quantization.precision != '{AUTO}' || "
     f"has(self.quality) && ({' || '.join(f'has(self.quality.{limit})' for limit in LIMITS)})",
@@ -150,15 +155,17 @@ class Source(ApiModel):
     s3:// source is read from the store's endpoint with the store's credentials."""
 
 
+IS_A_TEXT = Rule(
+    "!has(self.uri) || self.uri.matches('^(s3|pvc)://[^/]+/.+') && !self.uri.contains('..')",
+    "the uri of a text must be s3://BUCKET/KEY or pvc://CLAIM/PATH, without '..'",
+)
+"""A rule of what has the ``uri`` of a text."""
+
+
 class TextReference(ApiModel):
     """A plain text file."""
 
-    rules: ClassVar = (
-        Rule(
-            "self.uri.matches('^(s3|pvc)://[^/]+/.+') && !self.uri.contains('..')",
-            "the uri of a text must be s3://BUCKET/KEY or pvc://CLAIM/PATH, without '..'",
-        ),
-    )
+    rules: ClassVar = (IS_A_TEXT,)
 
     uri: Annotated[str, Field(min_length=1, max_length=1024)]
     """Where the text is: s3://BUCKET/KEY (at the store's endpoint) or pvc://CLAIM/PATH."""
@@ -200,9 +207,21 @@ class Tasks(ApiModel):
     """How many documents of each task are used at most."""
 
 
-class Evaluation(TextReference):
-    """Text that source and artifact are scored on."""
+class Evaluation(ApiModel):
+    """What source and artifact are compared by: a text, prompts, tasks, or several of them."""
 
+    rules: ClassVar = (
+        IS_A_TEXT,
+        Rule(
+            " || ".join(f"has(self.{field})" for field in EVIDENCE),
+            "spec.quality.evaluation names nothing to measure by: set "
+            f"{' or '.join(EVIDENCE)}, or remove it",
+        ),
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Where the text is that both are scored on: s3://BUCKET/KEY (at the store's endpoint) or
+    pvc://CLAIM/PATH. Default: none."""
     sequence_length: Annotated[int, Field(ge=16, le=131_072)] = 256
     """Tokens in each window that is scored."""
     max_tokens: Annotated[int, Field(ge=256, le=10_000_000)] = 20_000
@@ -380,16 +399,19 @@ class Quality(Limits):
         *Limits.rules,
         *(
             Rule(
-                f"!has(self.{limit}) || has(self.evaluation.{needed})",
-                f"spec.quality.{limit} needs {needed} to measure it by: set "
-                f"spec.quality.evaluation.{needed}, or remove the limit",
+                f"!({' || '.join(f'has(self.{limit})' for limit in limits)}) || "
+                f"has(self.evaluation) && has(self.evaluation.{field})",
+                f"spec.quality.{', '.join(limits)} "
+                f"{'are' if len(limits) > 1 else 'is'} measured {MEASURED[field]}: set "
+                f"spec.quality.evaluation.{field}, or remove {'them' if len(limits) > 1 else 'it'}",
             )
-            for limit, needed in NEEDED.items()
+            for field, limits in EVIDENCE.items()
         ),
     )
 
-    evaluation: Evaluation
-    """The text that source and artifact are scored on."""
+    evaluation: Evaluation | None = None
+    """What source and artifact are compared by. Limits on what the quantization cost need it; those
+    on what a trial shows do not. Default: nothing."""
     on_failure: OnFailure = OnFailure.BLOCK
     """Block keeps an artifact that exceeds a limit from being rolled out, and the earlier revision
     goes on serving; Warn rolls it out and says so."""
@@ -678,6 +700,9 @@ class Performance(ApiModel):
     """The ModelRuntime."""
     image: Annotated[str, Field(max_length=512)]
     """The engine's image."""
+    report_uri: Annotated[str | None, Field(max_length=2048, alias="reportURI")] = None
+    """The same in the store, as JSON, once it is there. The page that quality.reportURI names shows
+    it, too."""
     reason: Annotated[str, Field(max_length=128)] | None = None
     """Why there are no figures, in one CamelCase word."""
     message: Annotated[str, Field(max_length=2048)] | None = None

@@ -118,6 +118,14 @@ class FileSplitting(StrEnum):
     UNSUPPORTED = "Unsupported"
 
 
+class EvaluationKind(StrEnum):
+    """What an artifact can be measured by."""
+
+    TEXT = "Text"
+    PROMPTS = "Prompts"
+    TASKS = "Tasks"
+
+
 class QuantizerResources(ApiModel):
     """What a conversion needs, from which its Job's requests are estimated."""
 
@@ -159,6 +167,11 @@ class QuantizerSpec(ApiModel):
     """What single tensors may be given. Default: nothing, overrides are refused."""
     file_splitting: FileSplitting = FileSplitting.UNSUPPORTED
     """Whether it keeps spec.quantization.maxFileSize."""
+    evaluations: Annotated[list[EvaluationKind], Field(max_length=3)] = Field(
+        default_factory=lambda: [EvaluationKind.TEXT], json_schema_extra=SET
+    )
+    """What of spec.quality.evaluation its evaluate stage measures by: Text is the one that its uri
+    names."""
     architectures: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=512)
     ] = Field(default_factory=list, json_schema_extra=SET)

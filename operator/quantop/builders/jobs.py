@@ -1,4 +1,4 @@
-"""Jobs: resolve, convert, delete."""
+"""Jobs: resolve, convert, report, delete."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from quantop.contract import (
     WORK_DIR,
     ConversionTask,
     DeleteTask,
+    Message,
+    ReportTask,
     Stage,
 )
 from quantop.quantities import to_bytes, to_cores
@@ -135,20 +137,30 @@ def conversion_job(
     )
 
 
+def report_job(model: Manifest, name: str, task: ReportTask, access: Access) -> Manifest:
+    """The Job that keeps what trials showed, and writes the page about the artifact anew."""
+    return _store_job(model, name, meta.REPORT, Stage.REPORT, task, access)
+
+
 def delete_job(model: Manifest, name: str, task: DeleteTask, access: Access) -> Manifest:
     """The Job that gives up an object's references and removes what nobody refers to."""
+    return _store_job(model, name, meta.DELETE, Stage.DELETE, task, access)
+
+
+def _store_job(
+    model: Manifest, name: str, component: str, stage: Stage, task: Message, access: Access
+) -> Manifest:
+    """A Job of one stage, which needs the store and nothing else."""
     return job(
         model,
         name,
-        meta.DELETE,
+        component,
         {},
         pod.pod_spec(
             access.service_account,
             restartPolicy="OnFailure",
             containers=[
-                pod.worker(
-                    Stage.DELETE, access.worker_image, task, [], store_secret=access.store_secret
-                )
+                pod.worker(stage, access.worker_image, task, [], store_secret=access.store_secret)
             ],
             volumes=[pod.scratch("tmp")],
         ),
@@ -188,9 +200,9 @@ def fetch_resources(needs: Needs) -> Manifest:
 
 def _task_claims(task: ConversionTask) -> list[str]:
     evaluation = task.evaluation
-    others = (evaluation.prompts, evaluation.tasks) if evaluation else ()
-    texts = (task.calibration, evaluation, *others)
-    return pod.claims(task.source.uri, *(text.uri for text in texts if text))
+    measured_by = (evaluation, evaluation.prompts, evaluation.tasks) if evaluation else ()
+    uris = (each.uri for each in (task.calibration, *measured_by) if each)
+    return pod.claims(task.source.uri, *(uri for uri in uris if uri))
 
 
 def _toolchain_environment(
@@ -200,6 +212,7 @@ def _toolchain_environment(
     calibration, evaluation, band = task.calibration, task.evaluation, precision.bits_per_weight
     prompts = evaluation.prompts if evaluation else None
     tasks = evaluation.tasks if evaluation else None
+    text = evaluation if evaluation and evaluation.uri else None
     variables = {
         "WORK_DIR": str(WORK_DIR),
         "SOURCE_DIR": str(SOURCE_DIR),
@@ -214,9 +227,9 @@ def _toolchain_environment(
         "CALIBRATION_FILE": str(CALIBRATION_FILE) if calibration else "",
         "CALIBRATION_SAMPLES": str(calibration.samples) if calibration else "",
         "CALIBRATION_SEQUENCE_LENGTH": str(calibration.sequence_length) if calibration else "",
-        "EVALUATION_FILE": str(EVALUATION_FILE) if evaluation else "",
-        "EVALUATION_SEQUENCE_LENGTH": str(evaluation.sequence_length) if evaluation else "",
-        "EVALUATION_MAX_TOKENS": str(evaluation.max_tokens) if evaluation else "",
+        "EVALUATION_FILE": str(EVALUATION_FILE) if text else "",
+        "EVALUATION_SEQUENCE_LENGTH": str(text.sequence_length) if text else "",
+        "EVALUATION_MAX_TOKENS": str(text.max_tokens) if text else "",
         "EVALUATION_PROMPTS_FILE": str(PROMPTS_FILE) if prompts else "",
         "EVALUATION_MAX_PROMPTS": str(prompts.max_prompts) if prompts else "",
         "EVALUATION_ANSWER_TOKENS": str(prompts.answer_tokens) if prompts else "",

@@ -27,6 +27,7 @@ RESOLVE = "resolve"
 CONVERT = "convert"
 DELETE = "delete"
 TRIAL = "trial"
+REPORT = "report"
 
 
 def short_key(key: str) -> str:

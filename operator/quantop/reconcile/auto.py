@@ -478,10 +478,17 @@ class _View:
 
 def _losses(quality: QualityStatus | None) -> tuple[Decimal, Decimal]:
     """How much was lost, for an order: the divergence, which falls steadily with more bits, then
-    the perplexity's increase; of embeddings what the cosine similarity lacks. What was not measured
-    may have lost anything."""
-    if quality and quality.mean_cosine_similarity:
+    the perplexity's increase; of embeddings what the cosine similarity lacks; without a text the
+    accuracy in tasks, then the answers that are not the same. What was not measured may have lost
+    anything."""
+    anything = Decimal("Infinity")
+    if quality is None:
+        return anything, anything
+    if quality.mean_cosine_similarity:
         return 1 - Decimal(quality.mean_cosine_similarity), Decimal(0)
-    figures = (quality.mean_kl_divergence, quality.increase_percent) if quality else (None, None)
-    divergence, increase = (Decimal(figure or "Infinity") for figure in figures)
-    return divergence, increase
+    figures = (quality.mean_kl_divergence, quality.increase_percent)
+    if not any(figures):
+        same = quality.answer_agreement_percent
+        figures = (quality.task_accuracy_drop_points, str(100 - Decimal(same)) if same else None)
+    first, second = (Decimal(figure or anything) for figure in figures)
+    return first, second

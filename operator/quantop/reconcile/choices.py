@@ -12,6 +12,7 @@ from quantop.api.modelstore import ModelStoreSpec, NamespacesFrom
 from quantop.api.quantizedmodel import Serving
 from quantop.api.quantizer import (
     CalibrationNeed,
+    EvaluationKind,
     FileSplitting,
     QuantizerMethod,
     QuantizerPrecision,
@@ -20,6 +21,13 @@ from quantop.api.quantizer import (
 from quantop.reasons import Reason
 from quantop.reconcile import options
 from quantop.reconcile.snapshot import Problem, Snapshot
+
+EVALUATIONS = {
+    "uri": EvaluationKind.TEXT,
+    "prompts": EvaluationKind.PROMPTS,
+    "tasks": EvaluationKind.TASKS,
+}
+"""What the fields of ``spec.quality.evaluation`` have an artifact measured by."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +245,8 @@ def _with_method(
 
 
 def _unable(snapshot: Snapshot, name: str, quantizer: QuantizerSpec) -> Problem | None:
-    """What of the recipe beside precision and method the Quantizer cannot do."""
+    """What beside precision and method the Quantizer cannot do: of the recipe, and of what the
+    artifact is to be measured by."""
     wanted = snapshot.spec.quantization
     offered = quantizer.overrides
     if wanted.overrides and (offered is None or snapshot.precision in offered.except_for):
@@ -269,6 +278,16 @@ def _unable(snapshot: Snapshot, name: str, quantizer: QuantizerSpec) -> Problem 
             f"spec.quantization.maxFileSize is set, but Quantizer {name!r} splits no files: remove "
             "it.",
         )
+    given = snapshot.spec.quality.evaluation if snapshot.spec.quality else None
+    for field, kind in EVALUATIONS.items():
+        if getattr(given, field, None) and kind not in quantizer.evaluations:
+            able = {f for f, each in EVALUATIONS.items() if each in quantizer.evaluations}
+            return Problem(
+                Reason.EVALUATION_NOT_SUPPORTED,
+                f"spec.quality.evaluation.{field} is set, by which Quantizer {name!r} cannot "
+                f"measure; possible: {_listed(able) or 'nothing'}. Remove it, or choose another "
+                "Quantizer.",
+            )
     return None
 
 

@@ -1,5 +1,6 @@
 """The plan of one pass: pure, without I/O and without a clock of its own."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -18,7 +19,18 @@ from quantop.conditions import PENDING, State, merge
 from quantop.contract import DeleteTask, digest
 from quantop.quantities import human
 from quantop.reasons import ConditionType, Reason
-from quantop.reconcile import artifact, auto, choices, draft, gate, pods, presets, rollout, trial
+from quantop.reconcile import (
+    artifact,
+    auto,
+    choices,
+    draft,
+    gate,
+    pods,
+    presets,
+    report,
+    rollout,
+    trial,
+)
 from quantop.reconcile.artifact import ArtifactStep
 from quantop.reconcile.drift import needs_apply, with_hash
 from quantop.reconcile.rollout import RolloutStep
@@ -54,6 +66,8 @@ class Steps:
     """What a trial of the artifact showed."""
     measuring: tuple[Reason, str] | None = None
     """Where a trial of the artifact stands that is going on."""
+    reporting: tuple[Reason, str] | None = None
+    """Where the report on that trial stands that is being written."""
     is_search: bool = False
     """Whether the artifact is one that a search tries, and not what the spec asks for."""
 
@@ -141,8 +155,10 @@ def _next(snapshot: Snapshot) -> Steps:
     if step.artifact is None:
         return Steps(step, as_it_is, step.problem, candidates)
     limits = snapshot.spec.quality
-    known = (found and found.performance) or status.performance
-    shown = trial.recalled(snapshot, runtime, step.artifact.key, known)
+    # In status it is the one that says where it is kept.
+    known = (status.performance, found.performance if found else None)
+    recalled = (trial.recalled(snapshot, runtime, step.artifact.key, each) for each in known)
+    shown = next((each for each in recalled if each), None)
     if not tries and trial.failure(shown):
         # Nobody asks any more whether its engine can do it.
         shown = None
@@ -162,6 +178,13 @@ def _next(snapshot: Snapshot) -> Steps:
             return replace(before, problem=tried.problem, measuring=tried.progress or held)
         if fault := trial.failure(shown):
             return replace(before, problem=fault)
+        told = report.next_step(snapshot, store, step, candidates, shown)
+        before = replace(
+            before,
+            artifact=report.joined(before.artifact, told),
+            performance=told.performance,
+            reporting=told.progress,
+        )
         if (fault := gate.check_performance(limits, shown)) and blocks:
             return replace(before, problem=fault)
     rolled = rollout.next_step(snapshot, step.artifact, runtime, store, drafted)
@@ -215,7 +238,7 @@ def _states(
         else:
             reason, message = step.progress or (Reason.PENDING, PENDING.message)
             quantized = State(False, reason, message)
-    done = made is not None and measuring is None and rolled.settled and not rolled.apply
+    rolled_out = made is not None and measuring is None and rolled.settled and not rolled.apply
     if problem is not None:
         ready = State(False, problem.reason, problem.message)
     elif made is None:
@@ -234,7 +257,9 @@ def _states(
         stalled_ = State(True, problem.reason, problem.message)
     else:
         stalled_ = State(False, Reason.HEALTHY, "Nothing is wrong.")
-        if done:
+        if rolled_out and steps.reporting:
+            reconciling = State(True, *steps.reporting)
+        elif rolled_out:
             reconciling = State(False, Reason.SETTLED, "Everything is as the spec says.")
         else:
             under_way = ready if made is None or measuring else rolled.serving
@@ -268,8 +293,7 @@ def _verified(snapshot: Snapshot, steps: Steps) -> State:
         return State(
             True,
             Reason.COVERED,
-            f"{bits or 'Unknown'} bits per weight. No evaluation text is given: quality is not "
-            f"measured.{tried}",
+            f"{bits or 'Unknown'} bits per weight. Nothing is given to measure quality by.{tried}",
         )
     return State(True, Reason.MEASURED, f"{found}, {bits} bits per weight.{tried}")
 
@@ -303,29 +327,32 @@ def told(quality: QualityStatus | None) -> str | None:
             f"The same label most likely for {quality.label_agreement_percent} % of "
             f"{quality.texts} texts{accuracy}"
         )
-    if quality.perplexity is None:
-        return None
-    change = f" ({float(quality.increase_percent):+.2f} %)" if quality.increase_percent else ""
-    agreement = (
-        f", the same token most likely at {quality.top_token_agreement_percent} %"
-        if quality.top_token_agreement_percent
-        else ""
-    )
-    answers = (
-        f", the same answer to {quality.answer_agreement_percent} % of {quality.prompts} prompts"
-        if quality.answer_agreement_percent
-        else ""
-    )
-    tasks = (
-        f", {quality.task_accuracy_drop_points} points of accuracy lost in {len(quality.tasks)} "
-        "tasks at most"
-        if quality.task_accuracy_drop_points
-        else ""
-    )
-    return (
-        f"Perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
-        f"{quality.tokens} tokens{agreement}{answers}{tasks}"
-    )
+    found = [*_told_of_text(quality), *_told_of_answers(quality)]
+    said = ", ".join(found)
+    return said[:1].upper() + said[1:] if found else None
+
+
+def _told_of_text(quality: QualityStatus) -> Iterator[str]:
+    if quality.perplexity:
+        change = f" ({float(quality.increase_percent):+.2f} %)" if quality.increase_percent else ""
+        yield (
+            f"perplexity {quality.baseline_perplexity} -> {quality.perplexity}{change} over "
+            f"{quality.tokens} tokens"
+        )
+    if quality.top_token_agreement_percent:
+        yield f"the same token most likely at {quality.top_token_agreement_percent} %"
+
+
+def _told_of_answers(quality: QualityStatus) -> Iterator[str]:
+    if quality.answer_agreement_percent:
+        yield (
+            f"the same answer to {quality.answer_agreement_percent} % of {quality.prompts} prompts"
+        )
+    if quality.task_accuracy_drop_points:
+        yield (
+            f"{quality.task_accuracy_drop_points} points of accuracy lost in "
+            f"{len(quality.tasks)} tasks at most"
+        )
 
 
 def _superseded_jobs(snapshot: Snapshot, step: ArtifactStep) -> list[Manifest]:

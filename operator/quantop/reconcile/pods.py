@@ -36,6 +36,12 @@ def of_job(pods: Iterable[Manifest], job: Manifest) -> list[Manifest]:
     return sorted(mine, key=lambda p: str(p["metadata"].get("creationTimestamp")), reverse=True)
 
 
+def has_ended(job: Manifest, how: str) -> bool:
+    """Whether a Job is ``Complete``, or ``Failed``."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return any(c.get("type") == how and c.get("status") == "True" for c in conditions)
+
+
 def result(pods: Iterable[Manifest], stage: Stage) -> dict[str, Any] | None:
     """The termination message of a container ``stage`` that ended well, or None."""
     for pod in pods:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.alias_generators import to_snake
 
 from quantop.api.preset import PresetSpec
-from quantop.api.quantizedmodel import AUTO, NEEDED, QuantizedModelSpec
+from quantop.api.quantizedmodel import AUTO, EVIDENCE, MEASURED, Quality, QuantizedModelSpec
 from quantop.reasons import Reason
 from quantop.reconcile import choices
 from quantop.reconcile.snapshot import Problem, Snapshot
@@ -47,19 +47,14 @@ def spelt_out(snapshot: Snapshot) -> Snapshot | Problem:
             f"{choices.there_are('Presets', snapshot.presets)}. Name one of them, create it, or "
             "set format and precision instead.",
         )
-    if snapshot.spec.quality is None and _limits(preset):
-        return Problem(
-            Reason.EVALUATION_REQUIRED,
-            f"Preset {name!r} limits what may be lost, and there is no text to measure that on: "
-            "set spec.quality.evaluation.uri, or name a Preset without limits.",
-        )
     evaluation = snapshot.spec.quality and snapshot.spec.quality.evaluation
-    for limit, needed in NEEDED.items():
-        if to_snake(limit) in _limits(preset) and not getattr(evaluation, needed):
+    for field, limits in EVIDENCE.items():
+        given = [limit for limit in limits if to_snake(limit) in _limits(preset)]
+        if given and not getattr(evaluation, field, None):
             return Problem(
                 Reason.EVALUATION_REQUIRED,
-                f"Preset {name!r} has {limit}, and there are no {needed} to measure it by: set "
-                f"spec.quality.evaluation.{needed}, or name a Preset without that limit.",
+                f"Preset {name!r} has {', '.join(given)}, measured {MEASURED[field]}: set "
+                f"spec.quality.evaluation.{field}, or name a Preset without such limits.",
             )
     named = replace(snapshot, spec=_merged(snapshot.spec, preset))
     precision = preset.quantization.precision
@@ -82,9 +77,10 @@ def attributed(snapshot: Snapshot, problem: Problem) -> Problem:
 
 def _merged(spec: QuantizedModelSpec, preset: PresetSpec) -> QuantizedModelSpec:
     quality, serving = spec.quality, spec.serving
-    if quality is not None:
+    if limits := _limits(preset):
+        quality = quality or Quality()
         own = quality.model_dump(exclude_none=True)
-        theirs = {name: limit for name, limit in _limits(preset).items() if name not in own}
+        theirs = {name: limit for name, limit in limits.items() if name not in own}
         quality = quality.model_copy(update=theirs)
     if serving is not None and serving.runtime_name is None:
         serving = serving.model_copy(update={"runtime_name": preset.runtime_name})

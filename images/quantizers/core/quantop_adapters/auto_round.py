@@ -60,7 +60,7 @@ class Gptq:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Quantize every linear layer but the output layer, and save the packed checkpoint."""
-        method = calibration.choose_method(task, METHODS[task.precision], self.name)
+        method = stage.choose_method(task, METHODS[task.precision], self.name)
         scheme = SCHEMES[self.format][task.precision]
         checkpoint.check_widths(task.source, task.precision, GROUP)
         progress("loading the checkpoint", 5)

@@ -2,41 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from quantop_adapters import checkpoint, perplexity, stage
 from quantop_adapters.refusal import RefusedError
-
-
-def choose_method(task: stage.Task, methods: Mapping[str, bool], toolchain: str) -> str:
-    """The method asked for, or the first; `methods` says which of them need text.
-
-    Raises:
-        RefusedError: there is no such method, or calibration is missing or of no use.
-    """
-    method = task.method or next(iter(methods))
-    if method not in methods:
-        raise RefusedError(
-            "UnsupportedMethod",
-            f"spec.quantization.method is {method}; {toolchain} makes {task.precision} by "
-            f"{', '.join(methods)}",
-        )
-    calibrated = bool(task.calibration)
-    if methods[method] == calibrated:
-        return method
-    others = [other for other, needs_text in methods.items() if needs_text == calibrated]
-    instead = f", or choose spec.quantization.method {' or '.join(others)}" if others else ""
-    if calibrated:
-        raise RefusedError(
-            "CalibrationNotUsed",
-            f"{task.precision} by {method} uses no calibration text: remove "
-            f"spec.quantization.calibration{instead}",
-        )
-    raise RefusedError(
-        "CalibrationRequired",
-        f"{task.precision} by {method} needs a calibration text: set "
-        f"spec.quantization.calibration{instead}",
-    )
 
 
 def token_rows(task: stage.Task) -> list[list[int]]:

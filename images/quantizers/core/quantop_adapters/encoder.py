@@ -316,15 +316,16 @@ def measure(
             )
         return encoding.ids, found[0]
 
-    if not task.evaluation:
+    evaluation = task.evaluation
+    if evaluation is None or evaluation.file is None:
         read(TRIAL_TEXT)
         return {"protocol": texts.PROTOCOL, "texts": 0, "tokens": 0}
     ours = tokenizer(task.source)
     for each in (ours, reader):
-        each.enable_truncation(min(task.evaluation.sequence_length, longest))
-    given = texts.read(task.evaluation.file)
+        each.enable_truncation(min(evaluation.sequence_length, longest))
+    given = texts.read(evaluation.file)
     lengths = (len(ours.encode(each.text).ids) for each in given)
-    given = texts.within(given, lengths, task.evaluation.max_tokens)
+    given = texts.within(given, lengths, evaluation.max_tokens)
     progress("loading the source", 10)
     source = load(task.source)
     torch: Any = importlib.import_module("torch")

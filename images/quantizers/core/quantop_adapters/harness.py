@@ -8,7 +8,7 @@ asked the same through the same interface, whatever the engine.
 from __future__ import annotations
 
 import copy
-import importlib
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +114,20 @@ class Tasks:
         if isinstance(named, list):
             return [self._data(base, each) for each in named]
         return str(inside(self.folder, base, named))
+
+
+def check_installed() -> None:
+    """Look for lm-evaluation-harness before anything is loaded.
+
+    Raises:
+        RefusedError: it is not in this image.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise RefusedError(
+            "UnsupportedEvaluation",
+            f"{FIELD} is set, but the Quantizer's image has no lm-evaluation-harness: remove it, "
+            "or choose another Quantizer",
+        )
 
 
 def unusable(what: str) -> RefusedError:

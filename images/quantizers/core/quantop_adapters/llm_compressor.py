@@ -90,7 +90,7 @@ class LlmCompressor:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Quantize every linear layer but the output layer, and save the packed checkpoint."""
-        method = calibration.choose_method(task, METHODS[task.precision], self.name)
+        method = stage.choose_method(task, METHODS[task.precision], self.name)
         checkpoint.check_widths(task.source, task.precision, SCHEMES[task.precision].group)
         progress("loading the toolchain", 2)
         llmcompressor: Any = importlib.import_module("llmcompressor")

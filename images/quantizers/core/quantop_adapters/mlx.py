@@ -55,16 +55,7 @@ class Mlx:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Quantize layers and embeddings, and save what mlx-lm loads."""
-        if task.method:
-            raise RefusedError(
-                "UnsupportedMethod",
-                f"spec.quantization.method is {task.method}; mlx has none to choose: leave it out",
-            )
-        if task.calibration:
-            raise RefusedError(
-                "CalibrationNotUsed",
-                "mlx uses no calibration text: remove spec.quantization.calibration",
-            )
+        stage.choose_method(task, {stage.DEFAULT_METHOD: False}, self.name)
         recipe = RECIPES[task.precision]
         checkpoint.check_widths(task.source, task.precision, recipe.group)
         progress("loading the checkpoint", 5)

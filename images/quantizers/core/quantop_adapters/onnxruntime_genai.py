@@ -58,18 +58,7 @@ class OnnxruntimeGenai:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Run the builder, whose exit status says little: what it wrote is what counts."""
-        methods = METHODS[task.precision]
-        if task.method and task.method not in methods:
-            raise RefusedError(
-                "UnsupportedMethod",
-                f"spec.quantization.method is {task.method}; {self.name} makes "
-                f"{task.precision} by {', '.join(methods)}",
-            )
-        if task.calibration:
-            raise RefusedError(
-                "CalibrationNotUsed",
-                "onnxruntime-genai uses no calibration: remove spec.quantization.calibration",
-            )
+        method = stage.choose_method(task, METHODS[task.precision], self.name)
         progress("building the graph", 5)
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         command += [
@@ -82,7 +71,7 @@ class OnnxruntimeGenai:
         ]
         command += ["--execution_provider", self.provider, "--cache_dir", str(task.scratch)]
         command += ["--extra_options", "hf_token=false", "hf_remote=false"]
-        command += ALGORITHMS.get(task.method, ())
+        command += ALGORITHMS.get(method, ())
         try:
             stage.run_tool(command)
         except stage.ToolError as error:

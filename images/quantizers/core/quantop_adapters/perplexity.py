@@ -33,18 +33,27 @@ class Scorer(Protocol):
         """
 
 
+def read_file(path: Path) -> str:
+    """A text file as it is.
+
+    Raises:
+        RefusedError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedError(
+            "TextNotUtf8", f"the text file is not UTF-8 ({error}); convert it"
+        ) from None
+
+
 def read_text(path: Path) -> str:
     """A text, or the `text` fields of JSON lines, one empty line between them.
 
     Raises:
         RefusedError: the file is not UTF-8.
     """
-    try:
-        raw = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RefusedError(
-            "TextNotUtf8", f"the text file is not UTF-8 ({error}); convert it"
-        ) from None
+    raw = read_file(path)
     lines = [line for line in raw.splitlines() if line.strip()]
     if not lines or not lines[0].lstrip().startswith("{"):
         return raw

@@ -59,10 +59,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation text, the tokens of one window and the tokens used at most; and prompts and
-    tasks, where answers and accuracies are to be compared, too."""
+    """What to compare an artifact with its source by: a text, the tokens of one window and the
+    tokens used at most; prompts; tasks."""
 
-    file: Path
+    file: Path | None
     sequence_length: int
     max_tokens: int
     prompts: answers.Prompts | None = None
@@ -97,8 +97,9 @@ class Task:
     @property
     def sample(self) -> str:
         """A text to try a tokenizer on: much of what is hard to split, and what will be read."""
-        texts = [each.file for each in (self.evaluation, self.calibration) if each]
-        return "\n".join([SAMPLE, *(perplexity.read_text(text)[:SAMPLE_LENGTH] for text in texts)])
+        files = [each.file for each in (self.evaluation, self.calibration) if each]
+        read = [perplexity.read_text(file)[:SAMPLE_LENGTH] for file in files if file]
+        return "\n".join([SAMPLE, *read])
 
     def environment(self) -> dict[str, str]:
         """The contract's variables that ask for this task."""
@@ -122,11 +123,12 @@ class Task:
                 "CALIBRATION_SEQUENCE_LENGTH": calibration.sequence_length,
             }
         if evaluation := self.evaluation:
-            variables |= {
-                "EVALUATION_FILE": evaluation.file,
-                "EVALUATION_SEQUENCE_LENGTH": evaluation.sequence_length,
-                "EVALUATION_MAX_TOKENS": evaluation.max_tokens,
-            }
+            if evaluation.file:
+                variables |= {
+                    "EVALUATION_FILE": evaluation.file,
+                    "EVALUATION_SEQUENCE_LENGTH": evaluation.sequence_length,
+                    "EVALUATION_MAX_TOKENS": evaluation.max_tokens,
+                }
             if prompts := evaluation.prompts:
                 variables |= {
                     "EVALUATION_PROMPTS_FILE": prompts.file,
@@ -171,7 +173,7 @@ class Task:
             if calibration
             else None,
             evaluation=Evaluation(
-                Path(evaluation),
+                Path(evaluation) if evaluation else None,
                 int(environment.get("EVALUATION_SEQUENCE_LENGTH") or 256),
                 int(environment.get("EVALUATION_MAX_TOKENS") or 20_000),
                 answers.Prompts(
@@ -185,7 +187,7 @@ class Task:
                 if tasks
                 else None,
             )
-            if evaluation
+            if evaluation or prompts or tasks
             else None,
             threads=max(1, int(environment.get("OMP_NUM_THREADS") or 1)),
             bits_per_weight_min=Decimal(low) if low else None,
@@ -414,24 +416,32 @@ def choose_method(task: Task, methods: Mapping[str, bool], toolchain: str) -> st
         RefusedError: there is no such method, or calibration is missing or of no use.
     """
     method = task.method or next(iter(methods))
+    is_choice = set(methods) != {DEFAULT_METHOD}
     if method not in methods:
         raise RefusedError(
             "UnsupportedMethod",
-            f"spec.quantization.method is {method}; {toolchain} makes {task.precision} by "
-            f"{', '.join(methods)}",
+            f"spec.quantization.method is {method}; {toolchain} "
+            + (
+                f"makes {task.precision} by {', '.join(methods)}"
+                if is_choice
+                else f"has none to choose for {task.precision}: leave it out"
+            ),
         )
-    if methods[method] and not task.calibration:
-        raise RefusedError(
-            "CalibrationRequired",
-            f"{task.precision} by {method} needs text: set spec.quantization.calibration",
-        )
-    if task.calibration and not methods[method]:
+    calibrated = bool(task.calibration)
+    if methods[method] == calibrated:
+        return method
+    recipe = f"{task.precision} by {method}" if is_choice else task.precision
+    others = [other for other, needs_text in methods.items() if needs_text == calibrated]
+    instead = f", or choose spec.quantization.method {' or '.join(others)}" if others else ""
+    if calibrated:
         raise RefusedError(
             "CalibrationNotUsed",
-            f"{task.precision} by {method} uses no text: remove "
-            "spec.quantization.calibration, or choose a method that does",
+            f"{recipe} uses no calibration text: remove spec.quantization.calibration{instead}",
         )
-    return method
+    raise RefusedError(
+        "CalibrationRequired",
+        f"{recipe} needs a calibration text: set spec.quantization.calibration{instead}",
+    )
 
 
 def evaluate(toolchain: Scoring | Measuring, task: Task) -> dict[str, object]:
@@ -500,7 +510,8 @@ def count(toolchain: Toolchain, task: Task) -> Coverage:
 
 
 def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, object]:
-    """Have the artifact predict next tokens, beside its source where there is a text.
+    """Have the artifact predict next tokens, beside its source where there is anything to compare
+    them by.
 
     Raises:
         RefusedError: what it gives are no finite numbers, or the text is too short.
@@ -513,40 +524,53 @@ def predict(toolchain: Scoring, task: Task, progress: Progress) -> dict[str, obj
     }
     if task.evaluation:
         return measured | compare(toolchain, task, task.evaluation, progress)
-    artifact = toolchain.scorer(task, len(TRIAL_WINDOW))
+    try_out(toolchain.scorer(task, len(TRIAL_WINDOW)))
+    return measured
+
+
+def try_out(artifact: perplexity.Scorer) -> None:
+    """Have the artifact read some tokens, where no text is given.
+
+    Raises:
+        RefusedError: what it gives are no finite numbers.
+    """
     trial = Comparison()
     # Compared with itself, it is run once: only whether it gives numbers is asked.
     trial.add(TRIAL_WINDOW, *itertools.tee(artifact(TRIAL_WINDOW)))
     perplexity.perplexity(trial.artifact, "artifact")
-    return measured
 
 
 def compare(
     toolchain: Scoring, task: Task, evaluation: Evaluation, progress: Progress
 ) -> dict[str, object]:
     """Score source and artifact on the evaluation text, have both answer the prompts and solve the
-    tasks; the measurements by their names.
+    tasks, as far as these are given; the measurements by their names.
 
     Raises:
         RefusedError: the text is too short, prompts or tasks cannot be used, or a perplexity is not
             finite.
     """
-    length, asked, given = evaluation.sequence_length, evaluation.prompts, evaluation.tasks
-    checkpoint.check_length(task.source, "spec.quality.evaluation.sequenceLength", length)
-    tokens = checkpoint.token_ids(task.source, perplexity.read_text(evaluation.file))
-    windows = perplexity.windows(tokens[: evaluation.max_tokens], length)
+    asked, given = evaluation.prompts, evaluation.tasks
+    windows = text_windows(task.source, evaluation) if evaluation.file else []
     prompts = asked.read(task.source) if asked else []
     longest = max(map(len, prompts), default=0) + (asked.answer_tokens if asked else 0)
-    tasks = given.read() if given else []
+    tasks = []
+    if given:
+        harness.check_installed()
+        tasks = given.read()
     if tasks:
         longest = max(longest, harness.context_length(task.source))
-    artifact = toolchain.scorer(task, max(length, longest))
+    artifact = toolchain.scorer(task, max(longest, *map(len, windows[:1]), len(TRIAL_WINDOW)))
     progress("loading the source", 10)
     source = perplexity.transformers_scorer(task.source, "source")
-    comparison = Comparison()
-    for window in progress.through(windows, "comparing the artifact with its source", 15, 50):
-        comparison.add(window, source(window), artifact(window))
-    measured = comparison.report()
+    measured: dict[str, object] = {}
+    if windows:
+        comparison = Comparison()
+        for window in progress.through(windows, "comparing the artifact with its source", 15, 50):
+            comparison.add(window, source(window), artifact(window))
+        measured = comparison.report()
+    else:
+        try_out(artifact)
     if asked:
         each = progress.through(prompts, "answering the prompts", 50, 70)
         ends = answers.ends(task.source)
@@ -557,6 +581,19 @@ def compare(
             *(harness.measure(tasks, given.most, score, task.source) for score in sides)
         )
     return measured
+
+
+def text_windows(source: Path, evaluation: Evaluation) -> list[Sequence[int]]:
+    """The windows of the evaluation text.
+
+    Raises:
+        RefusedError: it does not fill one, or the model cannot read as much.
+    """
+    assert evaluation.file is not None
+    length = evaluation.sequence_length
+    checkpoint.check_length(source, "spec.quality.evaluation.sequenceLength", length)
+    tokens = checkpoint.token_ids(source, perplexity.read_text(evaluation.file))
+    return perplexity.windows(tokens[: evaluation.max_tokens], length)
 
 
 class ToolError(Exception):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quantop_adapters.comparison import log_softmax
-from quantop_adapters.perplexity import read_text
+from quantop_adapters.perplexity import read_file
 from quantop_adapters.refusal import RefusedError
 
 PROTOCOL = "texts-v1"
@@ -43,9 +43,9 @@ def read(path: Path) -> list[Text]:
     Raises:
         RefusedError: the file is not UTF-8.
     """
-    raw = read_text(path)
+    raw = read_file(path)
     try:
-        entries = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+        entries = [json.loads(line) for line in raw.splitlines() if line.strip()]
         return [Text(entry["text"], entry.get("label")) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError):
         pieces = re.split(r"\n\s*\n", raw.strip())

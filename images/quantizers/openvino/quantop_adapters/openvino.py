@@ -62,7 +62,7 @@ class OpenVino:
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
         """Export the checkpoint, quantize the graph and write it beside the tokenizer's graphs."""
-        method = choose_method(task)
+        method = stage.choose_method(task, METHODS[task.precision], self.name)
         progress("loading the toolchain", 2)
         openvino: Any = importlib.import_module("openvino")
         progress("converting the tokenizer", 10)
@@ -107,41 +107,6 @@ class OpenVino:
                 yield request.infer(inputs(names, some, start + first))["logits"][0]
 
         return score
-
-
-def choose_method(task: stage.Task) -> str:
-    """The method asked for, or the precision's default.
-
-    Raises:
-        RefusedError: there is no such method, or calibration is missing or of no use.
-    """
-    methods = METHODS[task.precision]
-    method = task.method or next(iter(methods))
-    if method not in methods:
-        raise RefusedError(
-            "UnsupportedMethod",
-            f"spec.quantization.method is {method}; OpenVINO "
-            + (
-                f"has none to choose for {task.precision}: leave it out"
-                if methods is DEFAULT
-                else f"makes {task.precision} by {', '.join(methods)}"
-            ),
-        )
-    others = " or ".join(other for other in methods if methods[other] != methods[method])
-    instead = f", or set spec.quantization.method to {others}" if others else ""
-    if methods[method] and not task.calibration:
-        raise RefusedError(
-            "CalibrationRequired",
-            f"precision {task.precision} by {method} needs a text: set "
-            f"spec.quantization.calibration{instead}",
-        )
-    if task.calibration and not methods[method]:
-        raise RefusedError(
-            "CalibrationNotUsed",
-            f"precision {task.precision} by {method} uses no calibration: remove "
-            f"spec.quantization.calibration{instead}",
-        )
-    return method
 
 
 def write_tokenizer(source: Path, target: Path) -> None:
