@@ -396,6 +396,13 @@ def test_each_execution_provider_has_a_quantizer_that_says_what_it_is_for() -> N
     assert found == onnxruntime_genai.TOOLCHAINS
 
 
+def test_the_page_of_formats_tells_of_every_quantizer() -> None:
+    page = REPOSITORY.joinpath("docs/reference/formats.md").read_text()
+    headings = re.findall(r"^(?:## |\| `).*$", page, re.MULTILINE)
+    told = {name for heading in headings for name in re.findall("`(.*?)`", heading)}
+    assert PLAIN.names("Quantizer") <= told
+
+
 def test_floats_leave_no_tensor_another_precision() -> None:
     overrides = PLAIN.one("Quantizer", "llama-cpp")["spec"]["overrides"]
     assert set(overrides["exceptFor"]) == llama_cpp.FLOAT_TYPES
