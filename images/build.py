@@ -117,6 +117,12 @@ IMAGES = (
         default=False,
     ),
     Image(
+        "quantop/runtime-mlx",
+        "runtimes/mlx",
+        {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},
+        default=False,
+    ),
+    Image(
         "quantop/runtime-ollama",
         "runtimes/ollama",
         {"BASE_IMAGE": "base", "UV_IMAGE": "uv", "GO_IMAGE": "go"},

@@ -256,13 +256,9 @@ def test_a_presets_recipe_is_offered_by_a_quantizer(name: str) -> None:
 
 @PRESETS
 def test_a_presets_recipe_is_served_by_the_runtime_that_it_names(name: str) -> None:
-    """Or by the default one. The chart brings no runtime for GPUs: that one is an example; and no
-    cluster serves MLX, as the preset says."""
+    """Or by the default one. The chart brings no runtime for GPUs: that one is an example."""
     for snapshot in spelt_out(name, serving={}):
         runtime = choices.choose_runtime(snapshot)
-        if snapshot.format == "MLX":
-            assert "leave spec.serving out" in snapshot.presets[name].description
-            continue
         assert isinstance(runtime, choices.ChosenRuntime), runtime
         named = snapshot.presets[name].runtime_name
         assert named in (None, runtime.name)
@@ -279,7 +275,7 @@ def test_the_page_of_presets_tells_what_the_chart_brings(name: str) -> None:
         spec["quantization"][f] for f in ("format", "precision")
     )
     assert limit == str(spec.get("quality", {}).get("maxPerplexityIncreasePercent", "any"))
-    assert runtime.strip("`") in (spec.get("runtimeName", ""), "none serves it")
+    assert runtime.strip("`") == spec.get("runtimeName", "")
     assert all(f"\n{source}. " in page for source in sources.split(", "))
 
 
@@ -396,30 +392,29 @@ def test_each_execution_provider_has_a_quantizer_that_says_what_it_is_for() -> N
     assert found == onnxruntime_genai.TOOLCHAINS
 
 
+def test_the_page_of_formats_tells_of_every_quantizer() -> None:
+    page = REPOSITORY.joinpath("docs/reference/formats.md").read_text()
+    headings = re.findall(r"^(?:## |\| `).*$", page, re.MULTILINE)
+    told = {name for heading in headings for name in re.findall("`(.*?)`", heading)}
+    assert PLAIN.names("Quantizer") <= told
+
+
 def test_floats_leave_no_tensor_another_precision() -> None:
     overrides = PLAIN.one("Quantizer", "llama-cpp")["spec"]["overrides"]
     assert set(overrides["exceptFor"]) == llama_cpp.FLOAT_TYPES
 
 
-@pytest.mark.parametrize(
-    ("format_", "precision", "hardware"),
-    [
-        ("QNN", "W8A16", "Qualcomm's Hexagon Tensor Processor"),
-        ("MLX", "4bit", "Apple's processors"),
-    ],
-)
-def test_who_asks_to_serve_what_no_cluster_can_is_told_what_it_is_for(
-    format_: str, precision: str, hardware: str
-) -> None:
+def test_who_asks_to_serve_what_no_cluster_can_is_told_what_it_is_for() -> None:
     model = {
         "source": {"uri": "hf://owner/name"},
-        "quantization": {"format": format_, "precision": precision},
+        "quantization": {"format": "QNN", "precision": "W8A16"},
         "serving": {},
     }
     problem = choices.choose_runtime(snapshot_of(model, PLAIN.of("ModelRuntime")))
     assert isinstance(problem, Problem)
     assert problem.reason == "RuntimeNotFound"
-    assert f"serves {format_} {precision}, which is for {hardware}; " in problem.message
+    hardware = "Qualcomm's Hexagon Tensor Processor"
+    assert f"serves QNN W8A16, which is for {hardware}; " in problem.message
 
 
 STORED_BITS = {"W4A8": 8}
