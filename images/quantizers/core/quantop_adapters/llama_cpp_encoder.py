@@ -30,8 +30,8 @@ class LlamaCppEncoder(LlamaCpp):
     """llama.cpp: models that make embeddings."""
 
     format = "GGUFEncoder"
-    # Below four bits an embedding has lost its direction; and llama-imatrix weighs only what
-    # generates text.
+    # At four bits a MiniLM has lost as much as one may want. llama-imatrix reads windows, without
+    # the tokens that such models read a text between.
     precisions: tuple[str, ...] = (
         *("F32", "BF16", "F16"),
         "Q8_0",
