@@ -14,7 +14,7 @@ SAMPLE = ("llama-cpp/Q4_0/Default", "onnxruntime-genai/INT8/RTN")
 """Rows that are quick: every change has to pass them."""
 TEXT_MODEL, ENCODER = "tiny-llama", "tiny-bert"
 """The test models: one that generates text, and one that turns a text into an embedding."""
-ENCODER_FORMATS = ("ONNXEncoder", "QNN")
+ENCODER_FORMATS = ("ONNXEncoder", "QNN", "GGUFEncoder")
 """Formats of models that read a text whole."""
 
 Manifest = Mapping[str, Any]
@@ -36,6 +36,8 @@ class Row:
     """The rest of them."""
     elsewhere: str | None
     """Another ModelRuntime that is written to serve it, on other hardware."""
+    classifies: bool
+    """Whether the Quantizer reads classifiers, too."""
 
     @property
     def model(self) -> str:
@@ -75,6 +77,10 @@ def rows() -> Iterator[Row]:
                     runtime=next(iter(able), None),
                     others=able[1:],
                     elsewhere=next(iter(serving(elsewhere, *wanted)), None),
+                    classifies=any(
+                        each.endswith("ForSequenceClassification")
+                        for each in spec.get("architectures", [])
+                    ),
                 )
 
 

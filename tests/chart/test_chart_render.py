@@ -330,6 +330,7 @@ ADAPTERS = {
     "auto-round-awq": ("auto_round", "Awq"),
     "auto-round-gptq": ("auto_round", "Gptq"),
     "llama-cpp": ("llama_cpp", "LlamaCpp"),
+    "llama-cpp-encoder": ("llama_cpp_encoder", "LlamaCppEncoder"),
     "llm-compressor": ("llm_compressor", "LlmCompressor"),
     "mlx": ("mlx", "Mlx"),
     "onnxruntime": ("onnxruntime", "Onnxruntime"),
