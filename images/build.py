@@ -74,7 +74,7 @@ IMAGES = (
         "worker",
         {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},
         extra="worker",
-        packages=("quantop", "quantop_worker"),
+        packages=("quantop", "quantop_registry", "quantop_worker"),
     ),
     Image(
         "quantop/quantizer-core",
