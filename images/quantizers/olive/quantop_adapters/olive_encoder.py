@@ -24,11 +24,21 @@ DYNAMIC = {
     # It fails at graphs whose lengths are free, which Olive passes over.
     "quant_preprocess": False,
 }
+STATIC = {
+    "type": "OnnxStaticQuantization",
+    "precision": "uint8",
+    "activation_type": "uint8",
+    "per_channel": True,
+    "quant_preprocess": False,
+    "op_types_to_quantize": ["MatMul"],
+}
 RECIPES: workflow.Recipes = {
     "FP16": {"Float16": [{"type": "OnnxFloatToFloat16", "keep_io_types": True}]},
     "INT8": {
         "Dynamic": [DYNAMIC],
         "FusedDynamic": [{"type": "OrtTransformersOptimization", "model_type": "bert"}, DYNAMIC],
+        # Embeddings are looked up and need no range.
+        "Static": [{**DYNAMIC, "op_types_to_quantize": ["Gather"]}, STATIC],
     },
     "INT4": {
         "BlockWiseRtn": [{"type": "OnnxBlockWiseRtnQuantization", "block_size": 32}],
