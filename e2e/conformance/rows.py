@@ -1,6 +1,6 @@
 """The rows: what the chart's Quantizers offer, and which of its ModelRuntimes serve that."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,17 @@ SAMPLE = ("llama-cpp/Q4_0/Default", "onnxruntime-genai/INT8/RTN")
 """Rows that are quick: every change has to pass them."""
 TEXT_MODEL, ENCODER = "tiny-llama", "tiny-bert"
 """The test models: one that generates text, and one that turns a text into an embedding."""
+WORKFLOWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "olive": (
+        {"type": "ModelBuilder", "precision": "fp32"},
+        {"type": "OnnxKQuantQuantization", "bits": 4, "block_size": 64},
+    ),
+    "olive-encoder": (
+        {"type": "OrtTransformersOptimization", "model_type": "bert"},
+        {"type": "OnnxKQuantQuantization", "bits": 4, "block_size": 64},
+    ),
+}
+"""Of Quantizers that run workflows, one to 4 bits that none of their methods names."""
 ENCODER_FORMATS = ("ONNXEncoder", "QNN", "GGUFEncoder")
 """Formats of models that read a text whole."""
 

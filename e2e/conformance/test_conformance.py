@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from openai import OpenAI
 
-from e2e.conformance.rows import ENCODER, Row
+from e2e.conformance.rows import ENCODER, WORKFLOWS, Row
 from e2e.conformance.seen import Seen, record
 from e2e.kubectl import Object
 from e2e.scenarios.team import Team, quantized_model
@@ -56,7 +56,7 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """Of each Quantizer, precisions by how much the test model's perplexity may increase: about twice
 what it was measured to, and far below what a model loses whose weights are wrong."""
 LEAST_COSINE_SIMILARITY: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "onnxruntime": {"0.9999": ("FP32", "FP16"), "0.95": ("INT8",), "0.9": ("INT4",)},
+    "onnxruntime": {"0.9999": ("FP32", "FP16"), "0.9985": ("INT8",), "0.975": ("INT4",)},
     "olive-encoder": {"0.9999": ("FP16",), "0.999": ("INT8",), "0.96": ("INT4",)},
     "llama-cpp-encoder": {
         "0.9999": ("F32", "BF16", "F16", "Q8_0", "Q6_K"),
@@ -227,6 +227,28 @@ def test_a_classifier_keeps_its_labels(
     made["spec"]["quality"] = {"evaluation": evaluation, "minLabelAgreementPercent": 95}
     quality = team.ready(team.apply(made), timeout=TIMEOUT)["status"]["quality"]
     assert float(quality["accuracyPercent"]) > 60, "by chance it were a third"
+
+
+def test_a_workflow_of_ones_own_is_run_and_what_it_may_not_have_is_refused(
+    team: Team, source: Callable[[str], str], first_composing_row: Row
+) -> None:
+    """As another artifact than the method's; a refusal leaves what is there."""
+    passes = {
+        f"p{i}": dict(each) for i, each in enumerate(WORKFLOWS[first_composing_row.quantizer])
+    }
+    made = model(first_composing_row, source(first_composing_row.model), serving=None)
+    del made["spec"]["quantization"]["method"]
+    made["spec"]["quantization"]["workflow"] = json.dumps({"passes": passes})
+    name = team.apply(made)
+    artifact = team.ready(name, timeout=TIMEOUT)["status"]["artifact"]
+    assert artifact["method"] == "Workflow"
+    assert artifact["quantizer"] == first_composing_row.quantizer
+    passes["p1"]["user_script"] = "/work/source/script.py"
+    team.patch(name, {"quantization": {"workflow": json.dumps({"passes": passes})}})
+    stalled = team.stalled(name)
+    assert stalled["reason"] == "WorkflowNotSupported", stalled
+    assert 'passes.p1.user_script is "/work/source/script.py"' in stalled["message"]
+    assert team.model(name)["status"]["artifact"]["key"] == artifact["key"]
 
 
 def test_what_a_compiler_says_of_a_graph_that_it_refuses_reaches_the_user(

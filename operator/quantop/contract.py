@@ -162,6 +162,8 @@ class Recipe(Message):
     overrides: tuple[Override, ...] = ()
     max_file_bytes: int | None = None
     """The most that a file of the artifact may come to; a larger one is split."""
+    workflow: str | None = None
+    """JSON of the passes that are run in place of a method."""
 
     @property
     def overrides_text(self) -> str:

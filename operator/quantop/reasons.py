@@ -64,6 +64,7 @@ class Reason(StrEnum):
     QUANTIZER_NOT_FOUND = "QuantizerNotFound"
     PRECISION_NOT_SUPPORTED = "PrecisionNotSupported"
     METHOD_NOT_SUPPORTED = "MethodNotSupported"
+    WORKFLOW_NOT_SUPPORTED = "WorkflowNotSupported"
     OVERRIDES_NOT_SUPPORTED = "OverridesNotSupported"
     MAX_FILE_SIZE_NOT_SUPPORTED = "MaxFileSizeNotSupported"
     EVALUATION_NOT_SUPPORTED = "EvaluationNotSupported"

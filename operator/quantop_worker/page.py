@@ -396,6 +396,7 @@ def _made(uri: str, published: Published) -> Markup:
         ("format", recipe.format),
         ("precision", recipe.precision),
         ("method", recipe.method),
+        *([("workflow", recipe.workflow)] if recipe.workflow else []),
         *((f"precision of {o.tensors}", o.precision) for o in recipe.overrides),
         *([("a file at most", f"{most:,} bytes")] if (most := recipe.max_file_bytes) else []),
         ("Quantizer", recipe.quantizer),
@@ -436,7 +437,7 @@ def apply_command(manifest: Manifest, given: EvaluationRecord) -> str:
         "quantization": {
             "format": recipe.format,
             "precision": recipe.precision,
-            **({"method": recipe.method} if recipe.method else {}),
+            **_way(recipe),
             **({"overrides": _overrides(recipe)} if recipe.overrides else {}),
             **({"maxFileSize": recipe.max_file_bytes} if recipe.max_file_bytes else {}),
             "quantizerName": recipe.quantizer,
@@ -525,6 +526,7 @@ def _variables(recipe: Recipe, given: EvaluationRecord) -> Iterable[tuple[str, s
         ("FORMAT", recipe.format),
         ("PRECISION", recipe.precision),
         ("METHOD", recipe.method),
+        ("WORKFLOW", recipe.workflow or ""),
         ("OVERRIDES", recipe.overrides_text),
         ("MAX_FILE_BYTES", recipe.max_file_bytes or ""),
         ("WORK_DIR", "/work"),
@@ -535,6 +537,13 @@ def _variables(recipe: Recipe, given: EvaluationRecord) -> Iterable[tuple[str, s
         *_prompts_variables(given.prompts),
         *_tasks_variables(given.tasks),
     )
+
+
+def _way(recipe: Recipe) -> dict[str, str]:
+    """The workflow, which stands in a method's place, or the method."""
+    if recipe.workflow:
+        return {"workflow": recipe.workflow}
+    return {"method": recipe.method} if recipe.method else {}
 
 
 def _overrides(recipe: Recipe) -> list[dict[str, str]]:

@@ -311,7 +311,8 @@ class Artifact:
             size_bytes=manifest.size_bytes,
             source_size_bytes=manifest.source.size_bytes,
             source_uri=manifest.source.uri,
-            recipe=manifest.recipe,
+            # A termination message has no room for it.
+            recipe=manifest.recipe.model_copy(update={"workflow": None}),
             quality=QualityReport(**report.model_dump(include=set(QualityReport.model_fields))),
             report=_page_name(quality) if quality else "",
         )

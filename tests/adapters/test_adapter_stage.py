@@ -264,6 +264,7 @@ class TailoringToolchain(FakeToolchain):
     """One that can do what only some can."""
 
     override_precisions = ("Q8_0",)
+    passes = ("Export",)
 
     def split(self, target: Path, max_file_bytes: int) -> None:
         for part in ("1", "2"):
@@ -272,15 +273,18 @@ class TailoringToolchain(FakeToolchain):
 
 
 OVERRIDES = json.dumps([{"tensors": "ffn_(up|down)", "precision": "Q8_0"}])
+WORKFLOW = '{"passes":{"b":{"type":"Export","bits":4},"a":{"type":"Export"}}}'
 
 
-def test_overrides_and_the_largest_file_reach_a_toolchain_that_can(work: Path, run: Run) -> None:
-    assert run(TailoringToolchain(), OVERRIDES=OVERRIDES, MAX_FILE_BYTES="3") == stage.EXIT_DONE
+def test_all_of_a_recipe_reaches_a_toolchain_that_can(work: Path, run: Run) -> None:
+    recipe = {"OVERRIDES": OVERRIDES, "MAX_FILE_BYTES": "3", "WORKFLOW": WORKFLOW}
+    assert run(TailoringToolchain(), **recipe) == stage.EXIT_DONE
     sizes = {path.name: path.stat().st_size for path in (work / "artifact").iterdir()}
     assert sizes == {"model-1.gguf": 3, "model-2.gguf": 3}
     task = stage.Task.from_environment(os.environ)
     assert task.overrides == (Override("ffn_(up|down)", "Q8_0"),)
     assert task.max_file_bytes == 3
+    assert task.workflow == ({"type": "Export", "bits": 4}, {"type": "Export"})
 
 
 @pytest.mark.parametrize(
@@ -303,6 +307,18 @@ def test_overrides_and_the_largest_file_reach_a_toolchain_that_can(work: Path, r
             {"MAX_FILE_BYTES": "1000"},
             "UnsupportedMaxFileSize",
             "spec.quantization.maxFileSize is set, but fake splits no files",
+        ),
+        (
+            FakeToolchain,
+            {"WORKFLOW": WORKFLOW},
+            "UnsupportedWorkflow",
+            "has a pass of type Export; fake runs no workflows",
+        ),
+        (
+            TailoringToolchain,
+            {"WORKFLOW": WORKFLOW.replace("Export", "Upload")},
+            "UnsupportedWorkflow",
+            "has a pass of type Upload; fake runs Export",
         ),
     ],
 )

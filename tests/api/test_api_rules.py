@@ -128,6 +128,7 @@ REFUSALS = [
             "precision": "Q4_K_M",
             "auto": {"maxSize": "4Gi"},
             "method": "GPTQ",
+            "workflow": "{}",
             "overrides": [{"tensors": "ffn_down", "precision": "Q8_0"}],
             "maxFileSize": "5Gi",
             "quantizerName": "llama-cpp",
@@ -244,6 +245,32 @@ REFUSALS = [
         "spec.quantization.method is chosen with the precision when that is Auto: remove it",
         {f"{QUANTIZATION}.method": "GPTQ"},
     ),
+    *(
+        Refusal(
+            kind,
+            "spec.quantization.workflow makes one precision: name it in place of Auto, or remove w",
+            {**changes, f"{QUANTIZATION}.workflow": "{}"},
+        )
+        for kind, changes in ((QM, AUTO), (PRESET, {}))
+    ),
+    *(
+        Refusal(
+            kind,
+            "spec.quantization.workflow is run in place of a method: remove method, or workflow",
+            {**changes, f"{QUANTIZATION}.workflow": "{}"},
+        )
+        for kind, changes in (
+            (QM, {}),
+            (
+                PRESET,
+                {
+                    f"{QUANTIZATION}.auto": None,
+                    f"{QUANTIZATION}.precision": "Q4_K_M",
+                    f"{QUANTIZATION}.method": "GPTQ",
+                },
+            ),
+        )
+    ),
     Refusal(
         QM,
         "spec.serving.scaling.minReplicas must not be above maxReplicas",
@@ -306,6 +333,11 @@ REFUSALS = [
         for low in ("-1", "6", "6.5")
     ),
     Refusal(QUANTIZER, "a precision must not be named Auto", {"spec.precisions.0.name": "Auto"}),
+    Refusal(
+        QUANTIZER,
+        "a method must not be named Workflow, which stands for spec.quantization.workflow: give",
+        {"spec.precisions.0.methods.0.name": "Workflow"},
+    ),
     Refusal(QUANTIZER, OPERATORS + "WORK_DIR, ", {"spec.env.0.name": "FORMAT"}),
     Refusal(RUNTIME, OPERATORS + "MODEL_DIR, ", {"spec.env.0.name": "PORT"}),
     Refusal(RUNTIME, OPERATORS + "MODEL_DIR, ", {"spec.env.0.name": "KV_CACHE_TYPE"}),

@@ -17,7 +17,7 @@ from quantop.builders import meta
 from quantop.reconcile import choices, presets
 from quantop.reconcile.snapshot import Problem, Snapshot
 from quantop.settings import Settings
-from quantop_adapters import llama_cpp, onnxruntime_genai, stage
+from quantop_adapters import llama_cpp, onnxruntime_genai, stage, workflow
 
 from e2e.cluster.paths import REPOSITORY
 from tests.chart.helm import CHART, DIGEST, EVERYTHING, Helm, Rendered
@@ -345,6 +345,8 @@ ADAPTERS = {
     "qnn": ("qnn", "Qnn"),
 }
 """The module and class behind each built-in Quantizer."""
+REACHES_OUT = re.compile("script|path|dir|file|data|host|target|url|extra")
+"""In names of settings by which a pass of Olive's reads, writes or runs what a user names."""
 
 
 def has_harness(name: str) -> bool:
@@ -366,6 +368,14 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
         overriding = isinstance(adapter, stage.Overriding)
         offers = {"precisions": [*adapter.override_precisions]} if overriding else {}
         assert {**spec.get("overrides", {}), "exceptFor": None} == {**offers, "exceptFor": None}
+        composing = isinstance(adapter, stage.Composing)
+        assert {each["type"] for each in spec.get("passes", [])} == {
+            *(adapter.passes if composing else ())
+        }
+        for each in spec.get("passes", []):
+            calibrated = each.get("calibration") == "Required"
+            assert calibrated == workflow.needs_text([each])
+            assert not [name for name in each["settings"] if REACHES_OUT.search(name)]
         splitting = spec.get("fileSplitting", "Unsupported") == "Supported"
         assert splitting == isinstance(adapter, stage.Splitting)
         generates = not isinstance(adapter, stage.Measuring)

@@ -11,7 +11,14 @@ from typing import Any
 import jsonschema
 import pytest
 from quantop.api.quantizedmodel import QuantizedModelSpec
-from quantop.contract import PublishResult, Recipe, Referrer, Trial
+from quantop.contract import (
+    TERMINATION_MESSAGE_BYTES,
+    PublishResult,
+    Recipe,
+    Referrer,
+    StoreRef,
+    Trial,
+)
 from quantop_adapters.answers import Prompts
 from quantop_adapters.harness import Tasks
 from quantop_adapters.stage import Evaluation, Task
@@ -670,6 +677,32 @@ def test_the_object_to_apply_is_one_that_the_api_takes() -> None:
     jsonschema.validate(document, json.loads(schema.read_text()))
     assert spec.quantization.quantizer_name == "llama-cpp"
     assert spec.quality is not None
+
+
+def test_a_workflow_is_told_in_place_of_its_method_and_shown() -> None:
+    artifact = published("Q4_K_M")
+    assert artifact.quality is not None
+    passes = '{"passes":{"a":{"type":"Export"}}}'
+    made_by = {"method": "Workflow", "workflow": passes}
+    recipe = artifact.manifest.recipe.model_copy(update=made_by)
+    manifest = artifact.manifest.model_copy(update={"recipe": recipe})
+    command = apply_command(manifest, artifact.quality.evaluation)
+    document = json.loads(command.removeprefix("kubectl apply -f - <<'EOF'").removesuffix("EOF"))
+    assert document["spec"]["quantization"]["workflow"] == passes
+    assert "method" not in document["spec"]["quantization"]
+    assert f"WORKFLOW={passes}" in evaluate_commands(
+        "s3://b/k", manifest, artifact.quality.evaluation
+    )
+
+
+def test_a_workflow_leaves_the_rest_its_room_in_a_termination_message() -> None:
+    artifact = published("Q4_K_M")
+    recipe = artifact.manifest.recipe.model_copy(update={"workflow": "x" * 8192})
+    whole = replace(artifact, manifest=artifact.manifest.model_copy(update={"recipe": recipe}))
+    models = StoreRef(bucket="models", endpoint="http://s3.example")
+    said = PublishResult(published=Artifact(models, "c" * 64).summary(whole)).to_json()
+    assert len(said.encode()) < TERMINATION_MESSAGE_BYTES
+    assert '"method":"Q4_K_M"' in said
 
 
 def test_a_measurement_of_one_artifact_is_drawn_whatever_its_figures_are() -> None:

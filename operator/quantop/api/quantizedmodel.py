@@ -32,6 +32,8 @@ Hardware = Annotated[str, Field(min_length=1, max_length=128)]
 
 AUTO = "Auto"
 """In place of a precision: the operator finds the one that the objective asks for."""
+WORKFLOW = "Workflow"
+"""In place of a method's name where the recipe has a workflow of its own."""
 EVIDENCE = {
     "uri": (
         "maxPerplexityIncreasePercent",
@@ -285,6 +287,15 @@ class Recipe(ApiModel):
             "it, or name a precision",
         ),
         Rule(
+            f"!has(self.precision) || self.precision != '{AUTO}' || !has(self.workflow)",
+            f"spec.quantization.workflow makes one precision: name it in place of {AUTO}, or "
+            "remove workflow",
+        ),
+        Rule(
+            "!has(self.workflow) || !has(self.method)",
+            "spec.quantization.workflow is run in place of a method: remove method, or workflow",
+        ),
+        Rule(
             "!has(self.maxFileSize) || "
             "quantity(string(self.maxFileSize)).compareTo(quantity('1Mi')) >= 0",
             "spec.quantization.maxFileSize must be at least 1Mi",
@@ -301,6 +312,10 @@ class Recipe(ApiModel):
     """How the precision is chosen when it is Auto. Default: the smallest of all."""
     method: Method | None = None
     """A method that the Quantizer lists for the precision. Default: its first."""
+    workflow: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
+    """Passes that are run one after another in place of a method, as JSON: {"passes": {"NAME":
+    {"type": "TYPE", "SETTING": VALUE}}}, which is how Olive has them. Only of the passes and
+    settings that the Quantizer lists; nothing else may be in it. Default: the method's."""
     overrides: Annotated[list[Override], Field(max_length=64)] = Field(default_factory=list)
     """Tensors that get another precision than the artifact's. Of several that fit, the first one
     counts. Default: none."""
@@ -322,10 +337,10 @@ class Quantization(Recipe):
         ),
         Rule(
             "!has(self.presetName) || !has(self.format) && !has(self.precision) && "
-            "!has(self.auto) && !has(self.method) && !has(self.overrides) && "
-            "!has(self.maxFileSize) && !has(self.quantizerName)",
+            "!has(self.auto) && !has(self.method) && !has(self.workflow) && "
+            "!has(self.overrides) && !has(self.maxFileSize) && !has(self.quantizerName)",
             "spec.quantization.presetName names a whole recipe: remove format, precision, auto, "
-            "method, overrides, maxFileSize and quantizerName, or presetName",
+            "method, workflow, overrides, maxFileSize and quantizerName, or presetName",
         ),
     )
 

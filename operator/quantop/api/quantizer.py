@@ -17,7 +17,7 @@ from quantop.api.base import (
     map_list,
     reserved_env,
 )
-from quantop.api.quantizedmodel import AUTO, Format, Hardware, Method, Precision
+from quantop.api.quantizedmodel import AUTO, WORKFLOW, Format, Hardware, Method, Precision
 
 CONTRACT_VARIABLES = (
     "WORK_DIR",
@@ -27,6 +27,7 @@ CONTRACT_VARIABLES = (
     "FORMAT",
     "PRECISION",
     "METHOD",
+    "WORKFLOW",
     "OVERRIDES",
     "MAX_FILE_BYTES",
     "CALIBRATION_FILE",
@@ -71,6 +72,14 @@ class BitsPerWeight(ApiModel):
 class QuantizerMethod(ApiModel):
     """A way to reach a precision."""
 
+    rules: ClassVar = (
+        Rule(
+            f"self.name != '{WORKFLOW}'",
+            f"a method must not be named {WORKFLOW}, which stands for spec.quantization.workflow: "
+            "give it another name",
+        ),
+    )
+
     name: Method
     """The method's name."""
     calibration: CalibrationNeed = CalibrationNeed.IGNORED
@@ -96,6 +105,22 @@ class QuantizerPrecision(ApiModel):
         json_schema_extra=map_list("name")
     )
     """Methods, the default one first."""
+
+
+class QuantizerPass(ApiModel):
+    """A pass that ``spec.quantization.workflow`` may have."""
+
+    type: Method
+    """The pass's type, as the toolchain names it."""
+    settings: Annotated[
+        list[
+            Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+        ],
+        Field(max_length=64),
+    ] = Field(default_factory=list, json_schema_extra=SET)
+    """Settings that it may be given: none that names a file, a machine or code. Default: none."""
+    calibration: CalibrationNeed = CalibrationNeed.IGNORED
+    """Whether the pass needs calibration text."""
 
 
 class QuantizerOverrides(ApiModel):
@@ -163,6 +188,10 @@ class QuantizerSpec(ApiModel):
         json_schema_extra=map_list("name")
     )
     """What it can write."""
+    passes: Annotated[list[QuantizerPass], Field(max_length=64)] = Field(
+        default_factory=list, json_schema_extra=map_list("type")
+    )
+    """Passes that a workflow may have. Default: none, workflows are refused."""
     overrides: QuantizerOverrides | None = None
     """What single tensors may be given. Default: nothing, overrides are refused."""
     file_splitting: FileSplitting = FileSplitting.UNSUPPORTED

@@ -222,6 +222,7 @@ def _toolchain_environment(
         "FORMAT": task.recipe.format,
         "PRECISION": task.recipe.precision,
         "METHOD": task.recipe.method,
+        "WORKFLOW": task.recipe.workflow or "",
         "OVERRIDES": task.recipe.overrides_text,
         "MAX_FILE_BYTES": str(task.recipe.max_file_bytes or ""),
         "CALIBRATION_FILE": str(CALIBRATION_FILE) if calibration else "",

@@ -41,7 +41,7 @@ from quantop.contract import (
 )
 from quantop.quantities import to_bytes
 from quantop.reasons import Reason
-from quantop.reconcile import estimate, pods
+from quantop.reconcile import estimate, pods, workflow
 from quantop.reconcile.choices import ChosenQuantizer
 from quantop.reconcile.snapshot import Problem, Snapshot
 
@@ -172,6 +172,7 @@ def conversion_task(
                 for each in spec.quantization.overrides
             ),
             max_file_bytes=to_bytes(most) if (most := spec.quantization.max_file_size) else None,
+            workflow=workflow.canonical(text) if (text := spec.quantization.workflow) else None,
         ),
         referrer=referrer(snapshot),
         calibration=calibration

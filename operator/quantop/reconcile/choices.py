@@ -19,7 +19,7 @@ from quantop.api.quantizer import (
     QuantizerSpec,
 )
 from quantop.reasons import Reason
-from quantop.reconcile import options
+from quantop.reconcile import options, workflow
 from quantop.reconcile.snapshot import Problem, Snapshot
 
 EVALUATIONS = {
@@ -94,10 +94,14 @@ def with_precision(snapshot: Snapshot, name: str, precision: QuantizerPrecision 
     """The snapshot as if its spec named this precision, which Auto or a Preset stood for.
     Calibration text is for those that make use of it: the others go without."""
     wanted = snapshot.spec.quantization
-    uses = precision and any(
-        m.calibration is not CalibrationNeed.IGNORED
-        for m in precision.methods
-        if wanted.method in (None, m.name)
+    # What a workflow makes of it, its passes decide.
+    uses = wanted.workflow or (
+        precision
+        and any(
+            m.calibration is not CalibrationNeed.IGNORED
+            for m in precision.methods
+            if wanted.method in (None, m.name)
+        )
     )
     named = wanted.model_copy(
         update={
@@ -213,7 +217,12 @@ def _with_method(
     snapshot: Snapshot, name: str, quantizer: QuantizerSpec, precision: QuantizerPrecision
 ) -> ChosenQuantizer | Problem:
     wanted = snapshot.spec.quantization
-    if wanted.method is None:
+    if wanted.workflow is not None:
+        found = workflow.method(wanted.workflow, name, quantizer)
+        if isinstance(found, Problem):
+            return found
+        method = found
+    elif wanted.method is None:
         # Calibration text given: prefer the first method that uses it over the plain default.
         uses = [m for m in precision.methods if m.calibration is not CalibrationNeed.IGNORED]
         free = [m for m in precision.methods if m.calibration is not CalibrationNeed.REQUIRED]

@@ -29,6 +29,7 @@ OF_WHAT_IT_SAYS = {
     Reason.QUANTIZER_NOT_FOUND,
     Reason.RUNTIME_NOT_FOUND,
     Reason.SERVING_REQUIRED,
+    Reason.WORKFLOW_NOT_SUPPORTED,
 }
 """Reasons whose messages name fields that a Preset may have filled in."""
 

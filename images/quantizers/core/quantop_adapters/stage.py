@@ -33,6 +33,8 @@ from quantop_adapters.refusal import RefusedError
 TERMINATION_MESSAGE_BYTES = 4096
 DEFAULT_METHOD = "Default"
 """How a Quantizer names a toolchain's only way; the same as no name at all."""
+WORKFLOW_METHOD = "Workflow"
+"""What stands for a method where the recipe has a workflow of its own."""
 TRIAL_WINDOW = tuple(range(32))
 """Token ids that an artifact is tried on where no evaluation text is given."""
 SAMPLE = (
@@ -88,6 +90,8 @@ class Task:
     bits_per_weight_max: Decimal | None
     overrides: tuple[Override, ...] = ()
     max_file_bytes: int | None = None
+    workflow: tuple[Mapping[str, Any], ...] = ()
+    """Passes to be run in place of a method, in their order."""
 
     @property
     def scratch(self) -> Path:
@@ -196,6 +200,9 @@ class Task:
                 Override(**each) for each in json.loads(environment.get("OVERRIDES") or "[]")
             ),
             max_file_bytes=int(environment.get("MAX_FILE_BYTES") or 0) or None,
+            workflow=tuple(
+                json.loads(environment.get("WORKFLOW") or '{"passes": {}}')["passes"].values()
+            ),
         )
 
 
@@ -254,6 +261,14 @@ class Overriding(Toolchain, Protocol):
     """A toolchain whose `quantize` follows `task.overrides`, and whose `coverage` names weights."""
 
     override_precisions: tuple[str, ...]
+
+
+@runtime_checkable
+class Composing(Toolchain, Protocol):
+    """A toolchain whose `quantize` runs `task.workflow` where there is one."""
+
+    passes: tuple[str, ...]
+    """The types of the passes that a workflow may have."""
 
 
 @runtime_checkable
@@ -400,6 +415,14 @@ def check_extras(toolchain: Toolchain, task: Task) -> None:
                 "UnsupportedOverride",
                 f"spec.quantization.overrides names {override.precision}; {toolchain.name} gives "
                 f"single tensors {', '.join(offered) or 'no precision of their own'}",
+            )
+    runs = toolchain.passes if isinstance(toolchain, Composing) else ()
+    for each in task.workflow:
+        if each["type"] not in runs:
+            raise RefusedError(
+                "UnsupportedWorkflow",
+                f"spec.quantization.workflow has a pass of type {each['type']}; {toolchain.name} "
+                f"runs {', '.join(runs) or 'no workflows'}",
             )
     if task.max_file_bytes and not isinstance(toolchain, Splitting):
         raise RefusedError(

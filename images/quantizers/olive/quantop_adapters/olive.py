@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quantop_adapters import checkpoint, onnxruntime_genai, stage, workflow
+from quantop_adapters.onnx_graph import ARTIFACT
 from quantop_adapters.refusal import RefusedError
 
 BUILDER = "ModelBuilder"
+LOGITS = "logits"
+"""The output of the graph, by the name that onnxruntime-genai knows."""
 WHOLE = {"type": BUILDER, "precision": "fp32"}
 KQUANT = {"type": "OnnxKQuantQuantization", "block_size": 32}
 BLOCK_WISE = {
@@ -32,6 +37,9 @@ RECIPES: workflow.Recipes = {
         "BlockWiseRtn": [WHOLE, BLOCK_WISE],
     },
 }
+PASSES = (BUILDER, "OnnxKQuantQuantization", "OnnxBlockWiseRtnQuantization")
+"""Types of what a workflow of the recipe's own may run: they need no text, and leave a graph that
+onnxruntime-genai knows. OnnxHqqQuantization of Olive 0.13 leaves one that knows nothing more."""
 METHODS: Mapping[str, Mapping[str, bool]] = workflow.methods(RECIPES)
 """The methods of each precision, the default one first; none of them needs text."""
 OLIVES_OWN = ("footprint.json", "model_config.json", "output_footprint.json", "run_history.txt")
@@ -43,22 +51,29 @@ class Olive(onnxruntime_genai.OnnxruntimeGenai):
 
     name = "olive"
     precisions: tuple[str, ...] = tuple(METHODS)
+    passes: tuple[str, ...] = PASSES
 
     def version(self) -> str:
         """The version of the package."""
         return workflow.version()
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
-        """Run the workflow that the method names."""
-        method = stage.choose_method(task, METHODS[task.precision], self.name)
+        """Run the workflow that the method names, or the recipe's own."""
+        method, passes = workflow.choose(task, RECIPES, self.name)
+        if passes[0]["type"] != BUILDER:
+            raise RefusedError(
+                "UnsupportedWorkflow",
+                f"spec.quantization.workflow begins with {passes[0]['type']}; for this format it "
+                f"must begin with {BUILDER}, which makes the graph that the others change",
+            )
         progress(f"running the workflow {method}", 5)
         model = {"type": "HfModel", "model_path": str(task.source)}
         try:
-            made = workflow.run(model, RECIPES[task.precision][method], task.scratch)
+            made = workflow.run(task, model, passes)
         except stage.ToolError as error:
             unknown = onnxruntime_genai.UNKNOWN_ARCHITECTURE
             if not any(sentence in str(error) for sentence in unknown):
-                raise
+                raise workflow.final(task, error) from None
             config = checkpoint.read_json(task.source / "config.json")
             raise RefusedError(
                 "UnsupportedArchitecture",
@@ -66,9 +81,29 @@ class Olive(onnxruntime_genai.OnnxruntimeGenai):
                 f"{BUILDER} cannot build; choose format CompressedTensors or GGUF, ONNXEncoder for "
                 "an encoder or a classifier, or another model",
             ) from None
+        if task.workflow:
+            check_output(made)
         for path in made.iterdir():
             if path.name not in OLIVES_OWN:
                 shutil.move(path, target / path.name)
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a graph whose answers onnxruntime-genai would not find.
+
+    Raises:
+        RefusedError: its output has another name: Olive renames what it quantizes.
+    """
+    onnx: Any = importlib.import_module("onnx")
+    graph = onnx.load(folder / ARTIFACT, load_external_data=False).graph
+    names = [output.name for output in graph.output]
+    if LOGITS not in names:
+        raise RefusedError(
+            "UnsupportedWorkflow",
+            f"spec.quantization.workflow leaves a graph without an output {LOGITS} (it has "
+            f"{', '.join(names[:3])}): name the node that gives it, mostly /lm_head/MatMul, in "
+            "nodes_to_exclude of the pass that renamed it",
+        )
 
 
 if __name__ == "__main__":

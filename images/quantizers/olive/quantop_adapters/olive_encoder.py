@@ -24,11 +24,21 @@ DYNAMIC = {
     # It fails at graphs whose lengths are free, which Olive passes over.
     "quant_preprocess": False,
 }
+STATIC = {
+    "type": "OnnxStaticQuantization",
+    "precision": "uint8",
+    "activation_type": "uint8",
+    "per_channel": True,
+    "quant_preprocess": False,
+    "op_types_to_quantize": ["MatMul"],
+}
 RECIPES: workflow.Recipes = {
     "FP16": {"Float16": [{"type": "OnnxFloatToFloat16", "keep_io_types": True}]},
     "INT8": {
         "Dynamic": [DYNAMIC],
         "FusedDynamic": [{"type": "OrtTransformersOptimization", "model_type": "bert"}, DYNAMIC],
+        # Embeddings are looked up and need no range.
+        "Static": [{**DYNAMIC, "op_types_to_quantize": ["Gather"]}, STATIC],
     },
     "INT4": {
         "BlockWiseRtn": [{"type": "OnnxBlockWiseRtnQuantization", "block_size": 32}],
@@ -36,7 +46,12 @@ RECIPES: workflow.Recipes = {
     },
 }
 METHODS: Mapping[str, Mapping[str, bool]] = workflow.methods(RECIPES)
-"""The methods of each precision, the default one first; none of them needs text."""
+"""The methods of each precision, the default one first, and whether they need text."""
+PASSES = (
+    *("OnnxFloatToFloat16", "OnnxDynamicQuantization", "OnnxStaticQuantization"),
+    *("OnnxKQuantQuantization", "OnnxBlockWiseRtnQuantization", "OrtTransformersOptimization"),
+)
+"""Types of what a workflow of the recipe's own may run."""
 
 
 class OliveEncoder(onnxruntime.Onnxruntime):
@@ -44,14 +59,16 @@ class OliveEncoder(onnxruntime.Onnxruntime):
 
     name = "olive-encoder"
     precisions: tuple[str, ...] = tuple(METHODS)
+    passes: tuple[str, ...] = PASSES
 
     def version(self) -> str:
         """The version of the package."""
         return workflow.version()
 
     def quantize(self, task: stage.Task, target: Path, progress: stage.Progress) -> None:
-        """Export the source's graph, then run the workflow that the method names."""
-        method = stage.choose_method(task, METHODS[task.precision], self.name)
+        """Export the source's graph, then run the workflow that the method names, or the recipe's
+        own."""
+        method, passes = workflow.choose(task, RECIPES, self.name)
         encoder.check(task.source)
         tokenizer = encoder.tokenizer(task.source)
         progress("exporting the graph", 5)
@@ -61,7 +78,15 @@ class OliveEncoder(onnxruntime.Onnxruntime):
         progress(f"running the workflow {method}", 30)
         model = {"type": "ONNXModel", "model_path": str(file.parent), "onnx_file_name": ARTIFACT}
         onnx: Any = importlib.import_module("onnx")
-        made = workflow.run(model, RECIPES[task.precision][method], task.scratch)
+        names = encoder.inputs(task.source)
+        feeds = (
+            {name: rows[0].tolist() for name, rows in encoder.feed(encoding, names).items()}
+            for encoding in (encoder.calibration(task) if task.calibration else ())
+        )
+        try:
+            made = workflow.run(task, model, passes, feeds)
+        except stage.ToolError as error:
+            raise workflow.final(task, error) from None
         onnxruntime.save(onnx.load(made / ARTIFACT), target / ARTIFACT)
         tokenizer.save(str(target / "tokenizer.json"))
         shutil.copyfile(task.source / "config.json", target / "config.json")

@@ -7,19 +7,26 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantop_adapters import stage
 from quantop_adapters.onnx_graph import ARTIFACT
+from quantop_adapters.refusal import RefusedError
 
 Pass = Mapping[str, Any]
 Recipes = Mapping[str, Mapping[str, Sequence[Pass]]]
 """The passes of each precision's methods, the default method first: their types and settings as
 Olive's documentation has them. What is not listed is not run."""
+CALIBRATED = ("OnnxStaticQuantization",)
+"""Types of passes that need text."""
+DATA = "texts"
+READER = Path(__file__).with_name("olive_texts.py")
+"""By which Olive reads the text."""
 # How Olive's engine says that a pass failed; its exit status does not.
 FAILED = re.compile(r"Pass run failed|is pruned due to failed|Failed to run Olive on")
+KILLED = "was ended by SIG"
 # The last line of a traceback, which says what the error was.
 ERROR = re.compile(r"^(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Fail|NotImplemented): .+")
 
@@ -30,17 +37,45 @@ def version() -> str:
 
 
 def methods(recipes: Recipes) -> dict[str, dict[str, bool]]:
-    """The methods of each precision; none of them needs text."""
-    return {precision: dict.fromkeys(each, False) for precision, each in recipes.items()}
+    """The methods of each precision, and whether they need text."""
+    return {
+        precision: {method: needs_text(passes) for method, passes in each.items()}
+        for precision, each in recipes.items()
+    }
 
 
-def run(model: Mapping[str, Any], passes: Sequence[Pass], scratch: Path) -> Path:
+def needs_text(passes: Sequence[Pass]) -> bool:
+    """Whether one of them calibrates."""
+    return any(each["type"] in CALIBRATED for each in passes)
+
+
+def choose(task: stage.Task, recipes: Recipes, toolchain: str) -> tuple[str, Sequence[Pass]]:
+    """The method's name and its passes; the recipe's own workflow where there is one.
+
+    Raises:
+        RefusedError: there is no such method, or calibration is missing or of no use.
+    """
+    listed = recipes[task.precision]
+    if task.workflow:
+        listed = {stage.WORKFLOW_METHOD: task.workflow}
+    method = stage.choose_method(task, methods({"": listed})[""], toolchain)
+    return method, listed[method]
+
+
+def run(
+    task: stage.Task,
+    model: Mapping[str, Any],
+    passes: Sequence[Pass],
+    feeds: Iterable[Mapping[str, Sequence[int]]] = (),
+) -> Path:
     """Run the passes on a model as Olive describes it; the folder that holds `model.onnx`.
+
+    `feeds` are the calibration's texts, as the graph's inputs take them.
 
     Raises:
         stage.ToolError: a pass failed, or the last one wrote no graph.
     """
-    output = scratch / "output"
+    output = task.scratch / "output"
     system = {
         "type": "LocalSystem",
         "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}],
@@ -50,11 +85,12 @@ def run(model: Mapping[str, Any], passes: Sequence[Pass], scratch: Path) -> Path
         "systems": {"local": system},
         "host": "local",
         "target": "local",
-        "passes": {f"pass{index}": each for index, each in enumerate(passes)},
+        "passes": {f"pass{index}": with_data(each) for index, each in enumerate(passes)},
+        "data_configs": [data(task.scratch, feeds)] if needs_text(passes) else [],
         "output_dir": str(output),
-        "cache_dir": str(scratch / "cache"),
+        "cache_dir": str(task.scratch / "cache"),
     }
-    file = scratch / "workflow.json"
+    file = task.scratch / "workflow.json"
     file.write_text(json.dumps(workflow, indent=1))
     # It reports uses to its makers, unless it is told not to.
     os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"
@@ -62,8 +98,29 @@ def run(model: Mapping[str, Any], passes: Sequence[Pass], scratch: Path) -> Path
     lines = said.splitlines()
     if any(map(FAILED.search, lines)) or not (output / ARTIFACT).is_file():
         errors = [line for line in lines if ERROR.match(line)]
-        raise stage.ToolError(
-            "olive ended without an error, but "
-            + (f"a pass failed: {errors[-1]}" if errors else f"wrote no {ARTIFACT}")
-        )
+        what = f"a pass failed: {errors[-1]}" if errors else f"wrote no {ARTIFACT}"
+        raise stage.ToolError(f"olive ended without an error, but {what}")
     return output
+
+
+def final(task: stage.Task, error: stage.ToolError) -> Exception:
+    """The refusal of a workflow of the recipe's own that failed, as it would again; an error that
+    another try may help stays what it is."""
+    if not task.workflow or KILLED in str(error):
+        return error
+    return RefusedError(
+        "WorkflowFailed", f"spec.quantization.workflow cannot be run: {error}; correct it"
+    )
+
+
+def with_data(each: Pass) -> Pass:
+    """The pass with the text that it reads, if it reads one."""
+    return {**each, "data_config": DATA} if each["type"] in CALIBRATED else each
+
+
+def data(scratch: Path, feeds: Iterable[Mapping[str, Sequence[int]]]) -> Mapping[str, Any]:
+    """The text as Olive describes it."""
+    file = scratch / "texts.jsonl"
+    file.write_text("".join(json.dumps(feed) + "\n" for feed in feeds))
+    dataset = {"type": "quantop_texts", "params": {"file": str(file)}}
+    return {"name": DATA, "user_script": str(READER), "load_dataset_config": dataset}
