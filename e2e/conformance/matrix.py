@@ -24,6 +24,7 @@ not what a large model would need.
 | **works** | converted, measured, served and asked |
 | **artifact** | converted and measured; no built-in engine serves it |
 | **other hardware** | converted and measured here; the engine named needs a GPU and was not run |
+| **not asked** | converted and measured before the chart had the engine named |
 | **not run** | offered by the chart, not yet seen by the suite |
 """
 
@@ -59,7 +60,8 @@ def _line(row: Row, found: Seen | None) -> str:
     engines = ", ".join([engine, *(row.others if found is None else found.also)])
     if found is None:
         return f"{start} not run | {engines} | | | | | | |"
-    state = "works" if found.answered else "other hardware" if engine else "artifact"
+    unasked = "not asked" if row.runtime else "other hardware" if engine else "artifact"
+    state = "works" if found.answered else unasked
     return (
         f"{start} {state} | {engines} | {found.size_ratio} | {found.bits_per_weight} "
         f"| {_quality(found)} "
