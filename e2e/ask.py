@@ -27,6 +27,22 @@ def ask(base_url: str, model: str, prompt: str) -> str:
     return done.choices[0].text
 
 
+def ask_in_chat(base_url: str, model: str, question: str) -> str:
+    """The model's greedy answer in a conversation, of at most ANSWER_TOKENS tokens.
+
+    Raises:
+        openai.OpenAIError: the endpoint did not answer.
+    """
+    client = OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=2, timeout=120)
+    done = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=ANSWER_TOKENS,
+        temperature=0,
+    )
+    return done.choices[0].message.content or ""
+
+
 @contextlib.contextmanager
 def reach(model: Object) -> Iterator[str]:
     """A base URL of a Ready object's Service that works from here: its DNS name where that

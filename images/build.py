@@ -74,7 +74,7 @@ IMAGES = (
         "worker",
         {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},
         extra="worker",
-        packages=("quantop", "quantop_worker"),
+        packages=("quantop", "quantop_registry", "quantop_worker"),
     ),
     Image(
         "quantop/quantizer-core",
@@ -113,6 +113,12 @@ IMAGES = (
     Image(
         "quantop/runtime-openvino",
         "runtimes/openvino",
+        {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},
+        default=False,
+    ),
+    Image(
+        "quantop/runtime-mlx",
+        "runtimes/mlx",
         {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},
         default=False,
     ),

@@ -79,7 +79,7 @@ class Tool:
 TOOLS = (
     Tool("GGUF", "Q4_K_M", 96, LLAMA_CPP),
     Tool("CompressedTensors", "W4A16", 24, LLM_COMPRESSOR, calibrated=True),
-    Tool("ONNX", "INT4", 64, ONNXRUNTIME_GENAI),
+    Tool("ONNX", "INT4", 96, ONNXRUNTIME_GENAI),
 )
 
 

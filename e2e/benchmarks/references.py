@@ -21,6 +21,8 @@ from quantop_adapters.comparison import Comparison
 
 WINDOW = 256
 WINDOWS = 32
+TRIES = 20
+"""Of a tool whose last lines may be lost."""
 PATTERNS = {
     "perplexity of the source": r"Mean PPL\(base\)\s*:\s*([0-9.]+)",
     "perplexity of the artifact": r"Mean PPL\(Q\)\s*:\s*([0-9.]+)",
@@ -118,7 +120,7 @@ def llama_perplexity(source: Path, text: str, work: Path) -> Iterator[dict[str, 
     (work / "text").write_text(text, encoding="utf-8")
     common = ("--file", work / "text", "--ctx-size", WINDOW, "--chunks", WINDOWS, "--threads", "1")
     run("llama-perplexity", "--model", full, "--kl-divergence-base", base, *common)
-    said = run(
+    theirs = figures(
         *("llama-perplexity", "--model", artifact, "--kl-divergence-base", base),
         *("--kl-divergence", "--ctx-size", WINDOW, "--threads", "1"),
     )
@@ -135,15 +137,32 @@ def llama_perplexity(source: Path, text: str, work: Path) -> Iterator[dict[str, 
         rows = [second_half(engine, window, half) for engine in engines]
         compared.add(window[half:], *rows)
     report = compared.report()
-    for what, pattern in PATTERNS.items():
-        match = re.search(pattern, said)
-        theirs = float(match[1]) if match else None
+    for what, figure in theirs.items():
         yield {
             "what": what,
             "ours": report[NAMES[what]],
-            "theirs": theirs,
+            "theirs": figure,
             "who": "llama-perplexity",
         }
+
+
+def figures(*command: object) -> dict[str, float]:
+    """What llama-perplexity printed, by the names of PATTERNS.
+
+    It prints by a thread that it does not wait for when it ends (llama.cpp's pull request 22273
+    leaks the log on purpose), so that on a busy machine the last lines, which are all that is
+    wanted, may be lost while its exit status is 0: of thirty runs beside another load, one was.
+
+    Raises:
+        RuntimeError: it never printed them all.
+    """
+    for _ in range(TRIES):
+        said = run(*command)
+        found = {what: re.search(pattern, said) for what, pattern in PATTERNS.items()}
+        if all(found.values()):
+            return {what: float(match[1]) for what, match in found.items() if match}
+    missing = ", ".join(what for what, match in found.items() if not match)
+    raise RuntimeError(f"{command[0]} printed no {missing}, {TRIES} times: {said[-2000:]}")
 
 
 def second_half(engine: llama_cpp.Engine, window: list[int], half: int) -> list[Any]:

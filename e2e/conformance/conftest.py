@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from e2e.conformance.rows import ENCODER, SAMPLE, WORKFLOWS, Row, rows
+from e2e.conformance.rows import SAMPLE, WORKFLOWS, Row, rows
 from e2e.scenarios.conftest import kubectl, make_team, operator, push_unique, store, team
 from e2e.store import Store
 
 FIRST: Mapping[str, Callable[[Row], bool]] = {
     "first_row": lambda row: True,
-    "first_encoder_row": lambda row: row.model == ENCODER,
+    "first_classifier_row": lambda row: row.classifies,
     "first_composing_row": lambda row: row.quantizer in WORKFLOWS and row.precision == "INT4",
     "first_compiled_row": lambda row: row.format == "QNN",
 }

@@ -25,7 +25,7 @@ WORKFLOWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     ),
 }
 """Of Quantizers that run workflows, one to 4 bits that none of their methods names."""
-ENCODER_FORMATS = ("ONNXEncoder", "QNN")
+ENCODER_FORMATS = ("ONNXEncoder", "QNN", "GGUFEncoder")
 """Formats of models that read a text whole."""
 
 Manifest = Mapping[str, Any]
@@ -47,6 +47,8 @@ class Row:
     """The rest of them."""
     elsewhere: str | None
     """Another ModelRuntime that is written to serve it, on other hardware."""
+    classifies: bool
+    """Whether the Quantizer reads classifiers, too."""
 
     @property
     def model(self) -> str:
@@ -86,6 +88,10 @@ def rows() -> Iterator[Row]:
                     runtime=next(iter(able), None),
                     others=able[1:],
                     elsewhere=next(iter(serving(elsewhere, *wanted)), None),
+                    classifies=any(
+                        each.endswith("ForSequenceClassification")
+                        for each in spec.get("architectures", [])
+                    ),
                 )
 
 

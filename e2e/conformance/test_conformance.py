@@ -58,6 +58,11 @@ what it was measured to, and far below what a model loses whose weights are wron
 LEAST_COSINE_SIMILARITY: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": {"0.9999": ("FP32", "FP16"), "0.9985": ("INT8",), "0.975": ("INT4",)},
     "olive-encoder": {"0.9999": ("FP16",), "0.999": ("INT8",), "0.96": ("INT4",)},
+    "llama-cpp-encoder": {
+        "0.9999": ("F32", "BF16", "F16", "Q8_0", "Q6_K"),
+        "0.9998": ("Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S"),
+        "0.9995": ("Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS"),
+    },
     "qnn": {"0.998": ("W8A16",), "0.98": ("W8A8",)},
 }
 """Of encoders, precisions by how alike their embeddings must be to the source's, in the mean: about
@@ -215,9 +220,9 @@ def test_a_source_that_it_cannot_read_is_refused_with_the_reason(
 
 
 def test_a_classifier_keeps_its_labels(
-    team: Team, new_checkpoint: Callable[[str], str], first_encoder_row: Row
+    team: Team, new_checkpoint: Callable[[str], str], first_classifier_row: Row
 ) -> None:
-    made = model(first_encoder_row, new_checkpoint("tiny-bert-classifier"), serving=None)
+    made = model(first_classifier_row, new_checkpoint("tiny-bert-classifier"), serving=None)
     evaluation = {"uri": text_uri("classification.jsonl"), "maxTokens": 8192}
     made["spec"]["quality"] = {"evaluation": evaluation, "minLabelAgreementPercent": 95}
     quality = team.ready(team.apply(made), timeout=TIMEOUT)["status"]["quality"]

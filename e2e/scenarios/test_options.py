@@ -1,5 +1,7 @@
 """Options of the engine, as the engine itself shows them, and a draft model that it really asks."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
 
@@ -64,6 +66,16 @@ def test_options_reach_the_engine_by_a_rollout(team: Team) -> None:
     assert refused.status_code == 400
     assert f"exceeds the available context size ({CONTEXT} tokens)" in refused.text
     assert probabilities(model) != plain, "keys and values of four bits change what is computed"
+    with ThreadPoolExecutor(4) as clients:
+        asked = [
+            clients.submit(completion, model, max_tokens=200, ignore_eos=True) for _ in range(4)
+        ]
+        waited = until(
+            "a third waits", lambda: counter(model, "llamacpp:requests_deferred"), 60, every=0.02
+        )
+    assert {each.result().status_code for each in asked} == {200}
+    assert waited <= 2
+    assert 1.5 < counter(model, "llamacpp:n_busy_slots_per_decode") <= 2, "two at a time"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def test_onnxruntime_rolls_without_a_failed_request(team: Team) -> None:
 
 
 @pytest.mark.slow
+def test_mlx_rolls_without_a_failed_request(team: Team) -> None:
+    before = quantized_model("roll-mlx", ("MLX", "mxfp4"), serving={"replicas": 2})
+    roll(team, before, {"precision": "4bit"}, clients=2)
+
+
+@pytest.mark.slow
 def test_ollama_rolls_without_a_failed_request(team: Team) -> None:
     by_ollama = {"replicas": 2, "runtimeName": "ollama"}
     before = quantized_model("roll-ollama", ("GGUF", "Q4_K_M"), serving=by_ollama)

@@ -221,7 +221,7 @@ class TrialTask(Message):
     """Ask the engine in the same pod, and measure how it does."""
 
     protocol: str
-    """What it speaks: ``OpenAI`` or ``OpenInferenceV2``."""
+    """What it speaks: ``OpenAI``, ``OpenAIEmbeddings`` or ``OpenInferenceV2``."""
     port: int
     model_name: str
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -159,7 +159,9 @@ class Bucket:
             )
         return content
 
-    def stream(self, key: str, start: int, stop: int, etag: str = "") -> Iterator[bytes]:
+    def stream(
+        self, key: str, start: int, stop: int, etag: str = ""
+    ) -> Generator[bytes, None, None]:
         """The bytes ``start`` to ``stop`` (exclusive) of an object, in chunks.
         Raises PreconditionFailedError when its ETag is not ``etag``."""
         condition = {"IfMatch": etag} if etag else {}
@@ -172,6 +174,13 @@ class Bucket:
             )
             with closing(found["Body"]) as body:
                 yield from body.iter_chunks(CHUNK_BYTES)
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        """An address at which whoever knows it may read an object for so long."""
+        with self._translated(f"sign for {key}"):
+            return self._client.generate_presigned_url(
+                "get_object", Params={"Bucket": self.name, "Key": key}, ExpiresIn=seconds
+            )
 
     def put(
         self,

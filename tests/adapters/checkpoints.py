@@ -6,8 +6,11 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+KINDS = ["Transformer", "Pooling", "Normalize"]
+"""What most sentence encoders are made of."""
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, list[int], bytes]]) -> None:
@@ -39,3 +42,14 @@ def write_source(folder: Path, config: Mapping[str, object] = LLAMA) -> Path:
         },
     )
     return folder
+
+
+def write_modules(folder: Path, kinds: list[str], pooling: dict[str, Any]) -> None:
+    """The files of sentence-transformers."""
+    modules = [
+        {"path": f"{index}_{kind}" if index else "", "type": f"sentence_transformers.models.{kind}"}
+        for index, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))

@@ -48,12 +48,14 @@ def adapter(work: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def convert(work: Path, *overrides: tuple[str, str], **variables: str) -> dict[str, Any]:
+def convert(
+    work: Path, *overrides: tuple[str, str], module: str = "llama_cpp", **variables: str
+) -> dict[str, Any]:
     """Run both stages, or one if that refuses; what the last one said."""
     told = json.dumps([{"tensors": name, "precision": precision} for name, precision in overrides])
     for stage in ("quantize", "evaluate"):
         status, _ = adapter(
-            work, "-m", "quantop_adapters.llama_cpp", stage, OVERRIDES=told, **variables
+            work, "-m", f"quantop_adapters.{module}", stage, OVERRIDES=told, **variables
         )
         if status:
             break

@@ -8,23 +8,11 @@ import pytest
 from quantop_adapters import checkpoint, encoder, onnxruntime, stage
 from quantop_adapters.refusal import RefusedError
 
-from tests.adapters.checkpoints import write_source
+from tests.adapters.checkpoints import KINDS, write_modules, write_source
 
 MODELS = Path(__file__).resolve().parents[2] / "e2e" / "models"
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}
 CLASSIFIER = BERT | {"architectures": ["BertForSequenceClassification"]}
-KINDS = ["Transformer", "Pooling", "Normalize"]
-
-
-def write_modules(folder: Path, kinds: list[str], pooling: dict[str, Any]) -> None:
-    """The files of sentence-transformers."""
-    modules = [
-        {"path": f"{index}_{kind}" if index else "", "type": f"sentence_transformers.models.{kind}"}
-        for index, kind in enumerate(kinds)
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +22,8 @@ def write_modules(folder: Path, kinds: list[str], pooling: dict[str, Any]) -> No
         (KINDS[:2], {"pooling_mode_cls_token": True}, ("cls", False)),
         (KINDS[:2], {"pooling_mode_max_tokens": True, "include_prompt": True}, ("max", False)),
         (KINDS[:2], {"pooling_mode": "cls"}, ("cls", False)),
+        (KINDS, {"pooling_mode_lasttoken": True}, ("last", True)),
+        (KINDS, {"pooling_mode": "lasttoken"}, ("last", True)),
         (KINDS, {"word_embedding_dimension": 8}, ("mean", True)),
     ],
 )
@@ -52,8 +42,8 @@ def test_embeddings_are_means_where_the_source_says_nothing(tmp_path: Path) -> N
     ("kinds", "config", "said"),
     [
         (["Transformer", "Pooling", "Dense"], {}, "lists Transformer, Pooling, Dense"),
-        (KINDS, {"pooling_mode_lasttoken": True}, "asks for pooling_mode_lasttoken"),
-        (KINDS, {"pooling_mode": "lasttoken"}, "asks for pooling_mode_lasttoken"),
+        (KINDS, {"pooling_mode_weightedmean_tokens": True}, "asks for pooling_mode_weightedmean"),
+        (KINDS, {"pooling_mode": "weightedmean"}, "asks for pooling_mode_weightedmean"),
         (
             KINDS,
             {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},

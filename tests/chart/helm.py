@@ -38,6 +38,15 @@ EVERYTHING: Object = {
             "credentials": {"writerSecretName": "writer", "readerSecretName": "reader"},
         },
     },
+    "registry": {
+        "enabled": True,
+        "readerSecretName": "reader",
+        "serviceAccountAnnotations": {"e": "f"},
+        "namespaces": ["team-a", "team-b"],
+        "clients": [{"namespaceSelector": {"matchLabels": {"pulls": "yes"}}}],
+        "weights": "Proxy",
+        "publicEndpoint": "https://s3.example.com",
+    },
     "crds": {"keep": False},
     "images": {"pullSecrets": ["registry"], "registry": "registry.example.com/team"},
     "operator": {
@@ -117,7 +126,7 @@ class Rendered:
 
     def operator(self) -> Any:
         """The operator's container."""
-        return self.one("Deployment")["spec"]["template"]["spec"]["containers"][0]
+        return self.one("Deployment", "quantop")["spec"]["template"]["spec"]["containers"][0]
 
 
 def merged(base: Object, over: Object) -> Object:

@@ -51,7 +51,8 @@ def test_every_pod_meets_pod_security_restricted(rendered: Rendered) -> None:
         assert security["runAsUser"] == 10001
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-        assert all("emptyDir" in volume for volume in spec["volumes"])
+        kinds = {kind for volume in spec["volumes"] for kind in volume.keys() - {"name"}}
+        assert kinds <= {"emptyDir", "projected"}
         for container in spec["containers"]:
             own = container["securityContext"]
             assert own["readOnlyRootFilesystem"] is True
@@ -126,7 +127,7 @@ def test_two_replicas_and_a_disruption_budget() -> None:
 
 def test_jobs_are_no_operators() -> None:
     """The disruption budget, the Service and the Deployment must not take a hook's pod for one."""
-    selector = FULL.one("Deployment")["spec"]["selector"]["matchLabels"]
+    selector = FULL.one("Deployment", "quantop")["spec"]["selector"]["matchLabels"]
     jobs = [job["spec"]["template"]["metadata"]["labels"] for job in FULL.of("Job")]
     assert jobs
     assert not [labels for labels in jobs if selector.items() <= labels.items()]
@@ -256,13 +257,9 @@ def test_a_presets_recipe_is_offered_by_a_quantizer(name: str) -> None:
 
 @PRESETS
 def test_a_presets_recipe_is_served_by_the_runtime_that_it_names(name: str) -> None:
-    """Or by the default one. The chart brings no runtime for GPUs: that one is an example; and no
-    cluster serves MLX, as the preset says."""
+    """Or by the default one. The chart brings no runtime for GPUs: that one is an example."""
     for snapshot in spelt_out(name, serving={}):
         runtime = choices.choose_runtime(snapshot)
-        if snapshot.format == "MLX":
-            assert "leave spec.serving out" in snapshot.presets[name].description
-            continue
         assert isinstance(runtime, choices.ChosenRuntime), runtime
         named = snapshot.presets[name].runtime_name
         assert named in (None, runtime.name)
@@ -279,7 +276,7 @@ def test_the_page_of_presets_tells_what_the_chart_brings(name: str) -> None:
         spec["quantization"][f] for f in ("format", "precision")
     )
     assert limit == str(spec.get("quality", {}).get("maxPerplexityIncreasePercent", "any"))
-    assert runtime.strip("`") in (spec.get("runtimeName", ""), "none serves it")
+    assert runtime.strip("`") == spec.get("runtimeName", "")
     assert all(f"\n{source}. " in page for source in sources.split(", "))
 
 
@@ -334,6 +331,7 @@ ADAPTERS = {
     "auto-round-awq": ("auto_round", "Awq"),
     "auto-round-gptq": ("auto_round", "Gptq"),
     "llama-cpp": ("llama_cpp", "LlamaCpp"),
+    "llama-cpp-encoder": ("llama_cpp_encoder", "LlamaCppEncoder"),
     "llm-compressor": ("llm_compressor", "LlmCompressor"),
     "mlx": ("mlx", "Mlx"),
     "onnxruntime": ("onnxruntime", "Onnxruntime"),
@@ -406,30 +404,29 @@ def test_each_execution_provider_has_a_quantizer_that_says_what_it_is_for() -> N
     assert found == onnxruntime_genai.TOOLCHAINS
 
 
+def test_the_page_of_formats_tells_of_every_quantizer() -> None:
+    page = REPOSITORY.joinpath("docs/reference/formats.md").read_text()
+    headings = re.findall(r"^(?:## |\| `).*$", page, re.MULTILINE)
+    told = {name for heading in headings for name in re.findall("`(.*?)`", heading)}
+    assert PLAIN.names("Quantizer") <= told
+
+
 def test_floats_leave_no_tensor_another_precision() -> None:
     overrides = PLAIN.one("Quantizer", "llama-cpp")["spec"]["overrides"]
     assert set(overrides["exceptFor"]) == llama_cpp.FLOAT_TYPES
 
 
-@pytest.mark.parametrize(
-    ("format_", "precision", "hardware"),
-    [
-        ("QNN", "W8A16", "Qualcomm's Hexagon Tensor Processor"),
-        ("MLX", "4bit", "Apple's processors"),
-    ],
-)
-def test_who_asks_to_serve_what_no_cluster_can_is_told_what_it_is_for(
-    format_: str, precision: str, hardware: str
-) -> None:
+def test_who_asks_to_serve_what_no_cluster_can_is_told_what_it_is_for() -> None:
     model = {
         "source": {"uri": "hf://owner/name"},
-        "quantization": {"format": format_, "precision": precision},
+        "quantization": {"format": "QNN", "precision": "W8A16"},
         "serving": {},
     }
     problem = choices.choose_runtime(snapshot_of(model, PLAIN.of("ModelRuntime")))
     assert isinstance(problem, Problem)
     assert problem.reason == "RuntimeNotFound"
-    assert f"serves {format_} {precision}, which is for {hardware}; " in problem.message
+    hardware = "Qualcomm's Hexagon Tensor Processor"
+    assert f"serves QNN W8A16, which is for {hardware}; " in problem.message
 
 
 STORED_BITS = {"W4A8": 8}
@@ -474,7 +471,7 @@ def test_pod_monitors_see_the_operator_and_every_model() -> None:
     assert not PLAIN.of("PodMonitor")
     operator = FULL.one("PodMonitor", "quantop")
     models = FULL.one("PodMonitor", "quantop-models")
-    labels = FULL.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    labels = FULL.one("Deployment", "quantop")["spec"]["template"]["metadata"]["labels"]
     assert operator["spec"]["selector"]["matchLabels"].items() <= labels.items()
     assert models["spec"]["namespaceSelector"] == {"any": True}
     served = meta.labels("name", meta.SERVER)
@@ -499,6 +496,7 @@ def test_network_policies_are_where_the_pods_are() -> None:
     places = sorted((p["metadata"]["namespace"], p["metadata"]["name"]) for p in policies)
     assert places == [
         ("quantop-system", "quantop"),
+        ("quantop-system", "quantop-registry"),
         ("team-a", "quantop-jobs"),
         ("team-a", "quantop-servers"),
         ("team-b", "quantop-jobs"),
@@ -522,6 +520,74 @@ def test_network_policies_select_by_the_operators_labels() -> None:
     for policy in (jobs, servers):
         assert {"to": EVERYTHING["networkPolicies"]["storage"]} in policy["egress"]
         assert {} not in policy["egress"]
+
+
+REGISTRY = Helm().render({"registry": {"enabled": True}})
+
+
+def test_there_is_a_registry_only_where_one_is_asked_for() -> None:
+    assert "registry" not in " ".join(
+        f"{each['metadata']['name']} {each['metadata'].get('labels')}" for each in PLAIN.objects
+    )
+    assert {o["kind"] for o in REGISTRY.objects if o["metadata"]["name"] == "quantop-registry"} == {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Deployment",
+        "Service",
+        "ServiceAccount",
+    }
+
+
+def test_the_registry_reads_models_and_its_store_and_nothing_else() -> None:
+    def granted(rendered: Rendered) -> set[tuple[str, str, str, str]]:
+        return {
+            (binding["metadata"].get("namespace", "*"), resource, verb, only)
+            for binding in (*rendered.of("ClusterRoleBinding"), *rendered.of("RoleBinding"))
+            if binding["subjects"][0]["name"] == "quantop-registry"
+            for rule in rendered.one("ClusterRole", binding["roleRef"]["name"])["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            for only in rule.get("resourceNames", ["*"])
+        }
+
+    store = ("*", "modelstores", "get", "default")
+    assert granted(REGISTRY) == {store, ("*", "quantizedmodels", "get", "*")}
+    assert granted(FULL) == {
+        store,
+        ("team-a", "quantizedmodels", "get", "*"),
+        ("team-b", "quantizedmodels", "get", "*"),
+    }
+
+
+def test_what_reads_artifacts_beside_the_registry_has_nothing_to_lose() -> None:
+    spec = FULL.one("Deployment", "quantop-registry")["spec"]["template"]["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    by_name = {each["name"]: each for each in spec["containers"]}
+    mounted = {
+        name: {mount["name"] for mount in container["volumeMounts"]}
+        for name, container in by_name.items()
+    }
+    assert mounted["registry"] - mounted["ollama"] == {"tmp", "token"}
+    assert mounted["ollama"] == {"ollama-tmp", "models"}
+    secret = {
+        name: {each["name"] for each in container["env"] if "valueFrom" in each}
+        for name, container in by_name.items()
+    }
+    assert secret["registry"] == {"STORE_AWS_ACCESS_KEY_ID", "STORE_AWS_SECRET_ACCESS_KEY"}
+    assert secret["ollama"] == set()
+
+
+def test_nobody_takes_the_registrys_pods_for_the_operators() -> None:
+    labels = FULL.one("Deployment", "quantop-registry")["spec"]["template"]["metadata"]["labels"]
+    for kind, name in (("Deployment", "quantop"), ("Service", "quantop-metrics")):
+        selector = FULL.one(kind, name)["spec"]["selector"]
+        assert not selector.get("matchLabels", selector).items() <= labels.items()
+    assert FULL.one("Service", "quantop-registry")["spec"]["selector"].items() <= labels.items()
+    by_name = {p["metadata"]["name"]: p["spec"] for p in FULL.of("NetworkPolicy")}
+    policy = by_name["quantop-registry"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    clients = EVERYTHING["registry"]["clients"]
+    assert policy["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}], "from": clients}]
 
 
 @pytest.mark.parametrize("name", VALUES["modelRuntimes"])
@@ -627,6 +693,8 @@ def test_hooks_are_gone_once_they_did_their_work() -> None:
         ({"modelRuntimes": {"vllm": {"spec": {"image": "a/b"}}}}, "'image' not allowed"),
         ({"presets": {"mobile": {"spec": {"runtime": "vllm"}}}}, "'runtime' not allowed"),
         ({"store": {"create": True, "spec": {"s3": {"bukket": "a"}}}}, "'bukket' not allowed"),
+        ({"registry": {"weights": "Stream"}}, "'Redirect', 'Proxy'"),
+        ({"registry": {"publicEndpoint": "https://s3/bucket"}}, "registry/publicEndpoint"),
     ],
 )
 def test_values_are_checked(values: Object, sentence: str) -> None:

@@ -69,7 +69,7 @@ def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
             "llama-cpp/Q4_K_M/Default": q4,
             "llama-cpp/F16/Default": replace(q4, also=["ollama"]),
             other: figures("0.6", "10", "0.1", "99", answered=False),
-            "mlx/4bit/Default": figures("0.3", "4.5", "2.1", "90", answered=False),
+            "onnxruntime-genai-cuda/FP16/Default": figures("1", "16", "0.0", "99", answered=False),
             "qnn/W8A16/V73": encoder,
         },
     )
@@ -80,6 +80,6 @@ def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "| F16 | Default | works | llama-cpp, ollama | 0.32 |" in page
     assert "| FP8_DYNAMIC | RTN | other hardware | vllm-gpu | 0.6 |" in page
-    assert "| 4bit | Default | artifact |  | 0.3 |" in page
+    assert "| FP16 | Default | artifact |  | 1 | 16 |" in page
     assert "| W8A16 | V73 (calibrated) | artifact |  | 1.1 | 8.07 | 0.9931 | 0.9812 | 5 s |" in page
     assert "| Q8_0 | Default | not run | llama-cpp, ollama |" in page

@@ -33,6 +33,9 @@ def test_an_artifact_beyond_its_limit_leaves_the_old_revision_serving(
     assert cluster.condition(namespace, "tiny", "Verified")["status"] == "True"
     status = cluster.model(namespace, "tiny")["status"]
     assert status["quality"]["reportURI"] == f"{status['artifact']['uri']}/quality/fake.html"
+    accepted = status["acceptedArtifact"]
+    assert accepted["key"] == status["artifact"]["key"]
+    assert accepted["manifestDigest"] == status["artifact"]["manifestDigest"]
     before = cluster.apps.read_namespaced_deployment("tiny", namespace)
 
     cluster.patch(namespace, "tiny", {"quantization": {"precision": "Q8_0"}})
@@ -46,6 +49,9 @@ def test_an_artifact_beyond_its_limit_leaves_the_old_revision_serving(
     after = cluster.apps.read_namespaced_deployment("tiny", namespace)
     assert after.metadata.generation == before.metadata.generation
     assert cluster.served_precisions(namespace) == {"Q4_K_M"}
+    status = cluster.model(namespace, "tiny")["status"]
+    assert status["acceptedArtifact"] == accepted, "what is pulled by name is what serves"
+    assert status["artifact"]["key"] != accepted["key"]
     time.sleep(1)
     mark = cluster.plane.audit.mark()
     time.sleep(2)
@@ -59,6 +65,7 @@ def test_another_limit_is_held_against_the_same_figures_without_a_job(
     cluster.apply(objects.model(namespace, quantization=quantization, quality=limited()))
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "QualityBelowLimit")
     assert cluster.served_precisions(namespace) == set()
+    assert "acceptedArtifact" not in cluster.model(namespace, "tiny")["status"]
     mark = cluster.plane.audit.mark()
     cluster.patch(namespace, "tiny", {"quality": {"maxPerplexityIncreasePercent": "12.1"}})
     cluster.wait_for(namespace, "tiny", "Ready")
@@ -79,6 +86,8 @@ def test_a_warning_is_rolled_out_and_said(
     verified = cluster.wait_for(namespace, "tiny", "Verified", "False", "QualityBelowLimit")
     assert "rose by 12.058 %" in verified["message"]
     assert cluster.condition(namespace, "tiny", "Stalled")["status"] == "False"
+    status = cluster.model(namespace, "tiny")["status"]
+    assert status["acceptedArtifact"]["key"] == status["artifact"]["key"]
 
     def warned() -> bool:
         return any(

@@ -228,9 +228,11 @@ def test_nothing_is_rolled_out_while_a_trial_goes_on(
 ) -> None:
     cluster.apply(objects.model(namespace, quality=limited(minTokensPerSecond=1)))
     settled(cluster, namespace)
+    accepted = cluster.model(namespace, "tiny")["status"]["acceptedArtifact"]
     cluster.node.behaviours["tiny", "trial Q8_0"] = Runs()
     q8_0(cluster, namespace)
     verified = cluster.wait_for(namespace, "tiny", "Verified", "False", "Measuring")
+    assert cluster.model(namespace, "tiny")["status"]["acceptedArtifact"] == accepted
     assert "trial is running" in cluster.wait(
         "the client runs",
         lambda: (
@@ -458,9 +460,10 @@ def test_a_candidate_under_trial_is_not_yet_what_is_asked_for(
     cluster: Cluster, operator: Operator, namespace: str, node: FakeNode
 ) -> None:
     node.behaviours["tiny", "trial B5"] = Runs()
-    cluster.apply(auto(namespace, quantization=MEMORY))
+    cluster.apply(auto(namespace, quantization=MEMORY, quality={"onFailure": "Warn"}))
     quantized = cluster.wait_for(namespace, "tiny", "Quantized", "False", "Measuring")
     assert quantized["message"].startswith("Trying B5, candidate 1: ")
+    assert "acceptedArtifact" not in cluster.model(namespace, "tiny")["status"]
     assert states(cluster, namespace)["B5"] == "Trying"
     assert candidate(cluster, namespace, "B5")["sizeBytes"] == 5 * MIB
     assert cluster.condition(namespace, "tiny", "Ready")["status"] == "False"

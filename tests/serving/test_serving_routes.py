@@ -69,7 +69,7 @@ def test_what_the_operator_leaves_open_is_not_disclosed() -> None:
     assert settings.artifact == {"precision": "INT4"}
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-encoder", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-encoder", "openvino", "mlx"])
 def test_options_win_over_the_arguments_that_the_chart_gives(name: str) -> None:
     spec = yaml.safe_load(VALUES.read_text())["modelRuntimes"][name]["spec"]
     given = [argument for option in spec["options"] for argument in option["args"]]

@@ -34,6 +34,8 @@ class Engine(BaseHTTPRequestHandler):
             self._complete(body)
         elif self.path == f"/v2/models/{MODEL}/infer":
             self._infer(body)
+        elif self.path == "/v1/embeddings":
+            self._embed(body)
         else:
             self._json(404, {"error": f"no route {self.path}"})
 
@@ -70,6 +72,11 @@ class Engine(BaseHTTPRequestHandler):
         time.sleep(FIRST_SECONDS)
         outputs = [{"name": "embedding", "shape": [1, 1], "data": [len(tensor["data"][0])]}]
         self._json(200, {"model_name": MODEL, "outputs": outputs})
+
+    def _embed(self, body: dict[str, Any]) -> None:
+        assert body["model"] == MODEL
+        time.sleep(FIRST_SECONDS)
+        self._json(200, {"data": [{"index": 0, "embedding": [len(body["input"])]}]})
 
     def _event(self, content: dict[str, Any]) -> None:
         self._chunk(f"data: {json.dumps(content)}\n\n".encode())

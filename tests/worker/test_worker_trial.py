@@ -63,8 +63,9 @@ def test_tokens_that_the_engine_does_not_count_are_those_that_come() -> None:
     assert shown.tokens_per_second is not None
 
 
-def test_an_engine_that_reads_a_text_whole_has_no_tokens_per_second() -> None:
-    shown = asked(protocol="OpenInferenceV2")
+@pytest.mark.parametrize("protocol", ["OpenAIEmbeddings", "OpenInferenceV2"])
+def test_an_engine_that_reads_a_text_whole_has_no_tokens_per_second(protocol: str) -> None:
+    shown = asked(protocol=protocol)
     assert shown.tokens_per_second is None
     assert shown.time_to_first_token_milliseconds > FIRST_SECONDS * 1000
     assert shown.answer_milliseconds == shown.time_to_first_token_milliseconds

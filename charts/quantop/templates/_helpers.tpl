@@ -23,6 +23,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
+{{/* Labels that select the registry's pods. */}}
+{{- define "quantop.registrySelector" -}}
+{{ include "quantop.instance" . }}
+app.kubernetes.io/component: registry
+{{- end -}}
+
 {{- define "quantop.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}{{ default (include "quantop.fullname" .) .Values.serviceAccount.name }}
 {{- else }}{{ default "default" .Values.serviceAccount.name }}{{ end -}}

@@ -58,6 +58,7 @@ class Protocol(StrEnum):
     """What an engine speaks."""
 
     OPENAI = "OpenAI"
+    OPENAI_EMBEDDINGS = "OpenAIEmbeddings"
     OPEN_INFERENCE_V2 = "OpenInferenceV2"
 
 

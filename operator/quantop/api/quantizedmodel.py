@@ -608,6 +608,15 @@ class Artifact(ApiModel):
     """sha256 over its tokens and their ids: the same one where texts are read alike."""
 
 
+class AcceptedArtifact(ApiModel):
+    """An artifact that ``spec.quality`` let through."""
+
+    key: Annotated[str, Field(max_length=64)]
+    """Its key."""
+    manifest_digest: Annotated[str, Field(max_length=80)]
+    """sha256 of its manifest.json."""
+
+
 class TaskAccuracy(ApiModel):
     """The accuracies of source and artifact in one task."""
 
@@ -807,6 +816,8 @@ class QuantizedModelStatus(ApiModel):
     """Why the current recipe was given up."""
     artifact: Artifact | None = None
     """The artifact published last."""
+    accepted_artifact: AcceptedArtifact | None = None
+    """The artifact that ``spec.quality`` let through last: what is pulled by the object's name."""
     quality: QualityStatus | None = None
     """What the quantization cost."""
     performance: Performance | None = None

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from quantop.api.quantizedmodel import (
     AUTO,
+    AcceptedArtifact,
     Candidate,
     DeletionPolicy,
     OnFailure,
@@ -210,6 +211,7 @@ def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelSt
         resolution=step.resolution,
         failure=step.failure,
         artifact=published,
+        accepted_artifact=_accepted(snapshot, steps, states) or before.accepted_artifact,
         quality=step.quality if step.artifact else before.quality,
         performance=steps.performance if step.artifact else before.performance,
         candidates=steps.candidates,
@@ -220,6 +222,18 @@ def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelSt
         rejected_revision=rolled.rejected_revision,
         published_keys=keys[-MAX_PUBLISHED_KEYS:],
     )
+
+
+def _accepted(
+    snapshot: Snapshot, steps: Steps, states: dict[ConditionType, State]
+) -> AcceptedArtifact | None:
+    """What this pass lets through: what keeps all limits, or is rolled out with a warning."""
+    made, limits = steps.artifact.artifact, snapshot.spec.quality
+    warned = limits is not None and limits.on_failure is OnFailure.WARN
+    warned &= steps.problem is None and steps.measuring is None
+    if made is None or steps.is_search or not (states[ConditionType.VERIFIED].status or warned):
+        return None
+    return AcceptedArtifact(key=made.key, manifest_digest=made.manifest_digest)
 
 
 def _states(

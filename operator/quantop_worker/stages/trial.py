@@ -86,7 +86,9 @@ class EngineMemory:
 
 def run(task: TrialTask, progress: Progress) -> TrialResult:
     """Warm the engine up, ask it some times, one after another, and tell how it did."""
-    ask = {"OpenAI": _complete, "OpenInferenceV2": _infer}.get(task.protocol)
+    ask = {"OpenAI": _complete, "OpenAIEmbeddings": _embed, "OpenInferenceV2": _infer}.get(
+        task.protocol
+    )
     if ask is None:
         raise RefusedError(
             "UnsupportedProtocol",
@@ -155,13 +157,24 @@ def _complete(task: TrialTask, number: int) -> Run:
     return Run(times[0], times[-1], tokens, int(usage.get("prompt_tokens", 0)))
 
 
+def _embed(task: TrialTask, number: int) -> Run:
+    """One sentence, read whole, by OpenAI's protocol."""
+    body = {"model": task.model_name, "input": SENTENCES[number]}
+    return _whole(task, "/v1/embeddings", body, "data")
+
+
 def _infer(task: TrialTask, number: int) -> Run:
     """One sentence, read whole, by the Open Inference Protocol."""
     text = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [SENTENCES[number]]}
+    return _whole(task, f"/v2/models/{task.model_name}/infer", {"inputs": [text]}, "outputs")
+
+
+def _whole(task: TrialTask, path: str, body: dict[str, Any], answers: str) -> Run:
+    """A request whose answer comes at once, in the field `answers`."""
     began = time.monotonic()
-    with _answer(task, f"/v2/models/{task.model_name}/infer", {"inputs": [text]}) as answer:
-        if not json.loads(answer.read()).get("outputs"):
-            raise RefusedError("EngineSilent", "the engine answered without outputs.")
+    with _answer(task, path, body) as answer:
+        if not json.loads(answer.read()).get(answers):
+            raise RefusedError("EngineSilent", f"the engine answered without {answers}.")
     took = time.monotonic() - began
     return Run(took, took)
 

@@ -17,6 +17,8 @@ from quantop_adapters.refusal import RefusedError
 
 CLASSIFIER = "ForSequenceClassification"
 """What the names of classifiers' architectures end with."""
+GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""What those of models that generate text end with."""
 EMBEDDING, LOGITS = "sentence_embedding", "logits"
 """Names of a graph's output: it tells an encoder from a classifier."""
 TRIAL_TEXT = "The quick brown fox jumps over the lazy dog."
@@ -26,10 +28,18 @@ POOLINGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
 }
 """sentence-transformers' switches, and how they pool."""
 # Model types that count positions from behind the padding's.
 OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")
+Read = Callable[[str, int], tuple[list[int], Any]]
+"""From a text and the most tokens to read of it, to their ids and an array of shape (numbers,)."""
+
+
+def generates(architecture: str) -> bool:
+    """Whether models of an architecture generate text."""
+    return architecture.endswith(GENERATORS)
 
 
 def is_classifier(folder: Path) -> bool:
@@ -47,7 +57,7 @@ def check(folder: Path) -> None:
     """
     config = checkpoint.read_json(folder / "config.json")
     architecture = checkpoint.architecture(config)
-    if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+    if generates(architecture):
         raise RefusedError(
             "UnsupportedArchitecture",
             f"the source's config.json says {architecture}, which generates text: choose format "
@@ -95,7 +105,7 @@ def check_labels(source: Path, artifact: Path) -> None:
 
 
 def pooling(folder: Path) -> tuple[str, bool]:
-    """How states become an embedding: `mean`, `cls` or `max`, and whether it has length 1.
+    """How states become an embedding: `mean`, `cls`, `max` or `last`, and whether it has length 1.
 
     Raises:
         RefusedError: sentence-transformers' files ask for anything else.
@@ -228,6 +238,8 @@ def load(folder: Path) -> Any:
         """States (batch, sequence, numbers) to embeddings (batch, numbers)."""
         if mode == "cls":
             return states[:, 0]
+        if mode == "last":
+            return states[torch.arange(len(states)), mask.sum(dim=1) - 1]
         mask = mask.unsqueeze(-1).to(states.dtype)
         if mode == "max":
             return (states - 1e9 * (1 - mask)).max(dim=1).values
@@ -299,30 +311,46 @@ def measure(
         RefusedError: its numbers are not finite or not as many as the source's, or its tokens or
             labels are not the source's.
     """
-    numpy: Any = importlib.import_module("numpy")
     tokenizers: Any = importlib.import_module("tokenizers")
     check_labels(task.source, task.artifact)
     reader = tokenizers.Tokenizer.from_file(str(task.artifact / "tokenizer.json"))
-    reader.enable_truncation(longest)
     reader.no_padding()
 
-    def read(text: str) -> tuple[list[int], Any]:
+    def read(text: str, most: int) -> tuple[list[int], Any]:
+        reader.enable_truncation(most)
         encoding = reader.encode(text)
-        found = artifact(encoding)
+        return encoding.ids, artifact(encoding)[0]
+
+    return compare(task, progress, read, longest)
+
+
+def compare(
+    task: stage.Task, progress: stage.Progress, read: Read, longest: int
+) -> dict[str, object]:
+    """The same of an artifact that `read` has read texts, of at most `longest` tokens.
+
+    Raises:
+        RefusedError: its numbers are not finite or not as many as the source's, or its tokens are
+            not the source's.
+    """
+    numpy: Any = importlib.import_module("numpy")
+
+    def read_finite(text: str, most: int) -> tuple[list[int], Any]:
+        ids, found = read(text, most)
         if not numpy.isfinite(found).all():
             raise RefusedError(
                 "NumbersNotFinite",
                 "the artifact computes numbers that are not finite: choose another precision",
             )
-        return encoding.ids, found[0]
+        return ids, found
 
     evaluation = task.evaluation
     if evaluation is None or evaluation.file is None:
-        read(TRIAL_TEXT)
+        read_finite(TRIAL_TEXT, longest)
         return {"protocol": texts.PROTOCOL, "texts": 0, "tokens": 0}
+    most = min(evaluation.sequence_length, longest)
     ours = tokenizer(task.source)
-    for each in (ours, reader):
-        each.enable_truncation(min(evaluation.sequence_length, longest))
+    ours.enable_truncation(most)
     given = texts.read(evaluation.file)
     lengths = (len(ours.encode(each.text).ids) for each in given)
     given = texts.within(given, lengths, evaluation.max_tokens)
@@ -335,7 +363,7 @@ def measure(
     tokens = 0
     for text in progress.through(given, "comparing the artifact with its source", 15, 99):
         encoding = ours.encode(text.text)
-        ids, found = read(text.text)
+        ids, found = read_finite(text.text, most)
         if ids != encoding.ids:
             raise RefusedError(
                 "TokenizerDiffers",

@@ -3,7 +3,7 @@
 The converter knows a tokenizer by the hash of what it makes of one text, and refuses those it never
 saw. A plain byte-level BPE tokenizer is GPT-2's in all but its vocabulary, so it is mapped to that
 one, and whether llama.cpp then splits text as the checkpoint's own tokenizer does is tested on the
-result (`llama_cpp.check_tokenizer`).
+result (`llama_cpp.check_tokenizer`). WordPiece has no hash that matters: llama.cpp knows one only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from quantop_adapters.refusal import RefusedError
 # one without them.
 PHI3_NAMES = re.compile(r"(phi)-?3", re.IGNORECASE)
 PHI3_TOKENS = frozenset({"</s>", "<unk>", "<s>", "<|endoftext|>"})
+ENCODERS = "conversion.bert"
+"""The converter's module of models that read a text whole."""
 
 
 def import_from_llama_cpp(name: str) -> Any:
@@ -45,6 +47,12 @@ def is_plain_byte_level(source: Path) -> bool:
     )
 
 
+def is_word_piece(source: Path) -> bool:
+    """Whether tokenizer.json is a WordPiece tokenizer."""
+    model = checkpoint.read_json(source / "tokenizer.json").get("model") or {}
+    return bool(model.get("type") == "WordPiece")
+
+
 def display_name(model_name: str, source: Path) -> str:
     """The name to write into the file: the object's, unless it means something to llama.cpp."""
     tokens = checkpoint.vocabulary(source).keys() | checkpoint.added_tokens(source)
@@ -53,13 +61,17 @@ def display_name(model_name: str, source: Path) -> str:
     return model_name
 
 
-def convert(source: Path, target: Path, model_name: str, float_type: str) -> bool:
+def convert(
+    source: Path, target: Path, model_name: str, float_type: str, pooling: str | None = None
+) -> bool:
     """Write `target` and say whether the tokenizer was mapped to GPT-2's, which wants a check.
 
-    `float_type` is the type of its matrices, F32, F16 or BF16.
+    `float_type` is the type of its matrices, F32, F16 or BF16; `pooling`, of a model that makes
+    embeddings, is `mean`, `cls` or `last`.
 
     Raises:
-        RefusedError: the converter knows neither the architecture nor the tokenizer.
+        RefusedError: the converter knows neither the architecture nor the tokenizer, or the model
+            reads texts whole and nobody asked for embeddings.
     """
     conversion: Any = import_from_llama_cpp("conversion")
     gguf: Any = import_from_llama_cpp("gguf")
@@ -77,9 +89,17 @@ def convert(source: Path, target: Path, model_name: str, float_type: str) -> boo
             f"cannot convert ({checkpoint.first_sentence(error)}); choose format "
             "CompressedTensors or ONNX, or another model",
         ) from None
+    is_encoder = base.__module__ == ENCODERS
+    if is_encoder and pooling is None:
+        raise RefusedError(
+            "UnsupportedArchitecture",
+            f"the source's config.json says {architecture}, which reads a text whole and generates "
+            "none: choose format GGUFEncoder or ONNXEncoder",
+        )
 
     def set_vocab(self: Any) -> None:
-        if not (source / "tokenizer.model").is_file() and is_plain_byte_level(source):
+        plain = not (source / "tokenizer.model").is_file() and is_plain_byte_level(source)
+        if plain and not is_encoder:
             self._set_vocab_gpt2()
         else:
             base.set_vocab(self)
@@ -89,15 +109,25 @@ def convert(source: Path, target: Path, model_name: str, float_type: str) -> boo
         try:
             return str(base.get_vocab_base_pre(self, tokenizer))
         except NotImplementedError:
+            if is_word_piece(source):
+                return "default"
             if not is_plain_byte_level(source):
                 raise
             mapped = True
             return "gpt-2"
 
+    def set_gguf_parameters(self: Any) -> None:
+        base.set_gguf_parameters(self)
+        if pooling is not None:
+            self.gguf_writer.add_pooling_type(gguf.PoolingType[pooling.upper()])
+
     overrides = {
         "model_arch": base.model_arch,
         "set_vocab": set_vocab,
         "get_vocab_base_pre": get_vocab_base_pre,
+        "set_gguf_parameters": set_gguf_parameters,
+        # It knows less of what sentence-transformers' files say than who calls.
+        "_try_set_pooling_type": lambda self: None,
     }
     converter_type: Any = type("Converter", (base,), overrides)
     with torch.inference_mode():

@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,22 @@ class Model:
         """What llama.cpp warned of last."""
         return " ".join(self._problems[-3:])
 
-    def tokenize(self, text: str) -> list[int]:
-        """The ids of a text without special tokens."""
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """The ids of a text, with or without the special tokens around it."""
         raw = text.encode()
         ids = (ctypes.c_int32 * (len(raw) + 8))()
         count = self.library.llama_tokenize(
-            self.vocabulary, raw, len(raw), ids, len(ids), False, False
+            self.vocabulary, raw, len(raw), ids, len(ids), special, False
         )
         return list(ids[: max(0, count)])
+
+    def cut(self, ids: list[int], length: int) -> list[int]:
+        """A text's ids, with the special tokens around it, cut to `length` of them in all."""
+        if len(ids) <= length:
+            return ids
+        adds_end = (self.library.llama_vocab_get_add_eos, self.library.llama_vocab_get_add_sep)
+        kept = length - any(adds(self.vocabulary) for adds in adds_end)
+        return [*ids[:kept], *ids[len(ids) - (length - kept) :]]
 
     def tokens(self) -> dict[str, int]:
         """Every token and its id."""
@@ -96,8 +104,9 @@ class Model:
 class Engine(Model):
     """A GGUF file loaded for inference."""
 
-    def __init__(self, path: Path, context: int, threads: int) -> None:
-        """Load the file for sequences of at most `context` tokens.
+    def __init__(self, path: Path, context: int, threads: int, embeds: bool = False) -> None:
+        """Load the file for sequences of at most `context` tokens; one that `embeds` reads them
+        whole.
 
         Raises:
             RefusedError: llama.cpp cannot load it, or a number in it is not finite.
@@ -105,7 +114,8 @@ class Engine(Model):
         super().__init__(path)
         parameters = self.library.llama_context_default_params()
         parameters.n_ctx = context
-        parameters.n_batch = parameters.n_ubatch = min(BATCH, context)
+        parameters.n_batch = parameters.n_ubatch = context if embeds else min(BATCH, context)
+        parameters.embeddings = embeds
         parameters.n_threads = parameters.n_threads_batch = threads
         self.context = self.library.llama_init_from_model(self.model, parameters)
         if not self.context:
@@ -123,23 +133,43 @@ class Engine(Model):
         numpy: Any = importlib.import_module("numpy")
         if not start:
             self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
-        batch = self.library.llama_batch_init(BATCH, 0, 1)
+        for first in range(0, len(ids), BATCH):
+            some = ids[first : first + BATCH]
+            self._decode(some, start + first)
+            yield numpy.ctypeslib.as_array(
+                self.library.llama_get_logits(self.context),
+                shape=(len(some), self.vocabulary_size),
+            )
+
+    def embed(self, ids: Sequence[int]) -> Any:
+        """The embedding of a text, as the file says that states are pooled, of length 1 as
+        llama-server gives it: an array of shape (numbers,).
+
+        Raises:
+            RuntimeError: llama.cpp could not decode.
+        """
+        numpy: Any = importlib.import_module("numpy")
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        self._decode(ids, 0)
+        found = numpy.ctypeslib.as_array(
+            self.library.llama_get_embeddings_seq(self.context, 0),
+            shape=(self.library.llama_model_n_embd(self.model),),
+        )
+        return found / (numpy.linalg.norm(found) or 1)
+
+    def _decode(self, ids: Sequence[int], start: int) -> None:
+        """Read one batch, from position `start` on, and keep what every token gives."""
+        batch = self.library.llama_batch_init(len(ids), 0, 1)
         try:
-            for first in range(0, len(ids), BATCH):
-                some = ids[first : first + BATCH]
-                batch.n_tokens = len(some)
-                for index, token in enumerate(some):
-                    batch.token[index] = token
-                    batch.pos[index] = start + first + index
-                    batch.n_seq_id[index] = 1
-                    batch.seq_id[index][0] = 0
-                    batch.logits[index] = 1
-                if self.library.llama_decode(self.context, batch) != 0:
-                    raise RuntimeError(f"llama.cpp could not decode: {self.problems}")
-                yield numpy.ctypeslib.as_array(
-                    self.library.llama_get_logits(self.context),
-                    shape=(len(some), self.vocabulary_size),
-                )
+            batch.n_tokens = len(ids)
+            for index, token in enumerate(ids):
+                batch.token[index] = token
+                batch.pos[index] = start + index
+                batch.n_seq_id[index] = 1
+                batch.seq_id[index][0] = 0
+                batch.logits[index] = 1
+            if self.library.llama_decode(self.context, batch) != 0:
+                raise RuntimeError(f"llama.cpp could not decode: {self.problems}")
         finally:
             self.library.llama_batch_free(batch)
 
@@ -195,9 +225,7 @@ class LlamaCpp:
         types = {tensor.dtype for tensor in tensors if checkpoint.is_layer(tensor)}
         kept = "BF16" if types == {"BF16"} else "F16"
         float_type = task.precision if is_float else kept
-        mapped = convert(task.source, full, task.model_name, float_type)
-        if mapped:
-            check_tokenizer(full, task)
+        self.convert(task, full, float_type)
         if full != output:
             command = ["llama-quantize"]
             if weighted:
@@ -208,6 +236,15 @@ class LlamaCpp:
             progress(f"quantizing to {task.precision}", 60, full.stat().st_size)
             command += [str(full), str(output), task.precision, str(task.threads)]
             stage.run_tool(command, on_line=tensor_progress(progress))
+
+    def convert(self, task: stage.Task, full: Path, float_type: str) -> None:
+        """Write the checkpoint to `full` in floats, the matrices in `float_type`.
+
+        Raises:
+            RefusedError: llama.cpp cannot read it, or splits text otherwise.
+        """
+        if convert(task.source, full, task.model_name, float_type):
+            check_tokenizer(full, task)
 
     def _weighted(self, task: stage.Task) -> bool:
         """Whether an importance matrix is to be used."""
@@ -287,9 +324,7 @@ class LlamaCpp:
             for path in sorted(artifact.glob("*.gguf"))
             for tensor in gguf.GGUFReader(path).tensors
         ]
-        names = {tensor.name for tensor in tensors}
-        # A tied embedding is the output layer too; one that is only looked up is no layer.
-        looked_up = {"token_embd.weight"} if "output.weight" in names else set()
+        looked_up = self.looked_up({tensor.name for tensor in tensors})
         return Coverage(
             tuple(
                 Weight(
@@ -305,6 +340,11 @@ class LlamaCpp:
                 if not tensor.name.startswith("rope_")
             )
         )
+
+    def looked_up(self, names: Set[str]) -> Set[str]:
+        """Which tensors of these names are matrices to look up in, and no layers."""
+        # A tied embedding is the output layer, too.
+        return {"token_embd.weight"} if "output.weight" in names else set()
 
     def vocabulary(self, artifact: Path) -> Mapping[str, int]:
         """Ask llama.cpp, which reads the file's token list."""
@@ -357,21 +397,24 @@ def tensor_progress(progress: stage.Progress) -> Any:
     return on_line
 
 
-def check_tokenizer(path: Path, task: stage.Task) -> None:
-    """Compare llama.cpp's ids of a text with the checkpoint's own.
+def check_tokenizer(
+    path: Path, task: stage.Task, special: bool = False, instead: str = "CompressedTensors or ONNX"
+) -> None:
+    """Compare llama.cpp's ids of a text with the checkpoint's own, with or without the special
+    tokens around it; `instead` names formats for who is refused.
 
     Raises:
         RefusedError: they differ, so the served model would read other text than it was sent.
     """
     expected = list(
-        checkpoint.load_tokenizer(task.source)(task.sample, add_special_tokens=False).input_ids
+        checkpoint.load_tokenizer(task.source)(task.sample, add_special_tokens=special).input_ids
     )
-    found = Model(path, vocabulary_only=True).tokenize(task.sample)
+    found = Model(path, vocabulary_only=True).tokenize(task.sample, special)
     if found != expected:
         raise RefusedError(
             "UnsupportedTokenizer",
-            "llama.cpp splits text otherwise than the source's byte-level BPE tokenizer "
-            f"({len(found)} tokens for {len(expected)}): choose format CompressedTensors or ONNX",
+            "llama.cpp splits text otherwise than the source's tokenizer "
+            f"({len(found)} tokens for {len(expected)}): choose format {instead}",
         )
 
 

@@ -1,16 +1,7 @@
-"""The process that computes: OpenVINO GenAI's continuous batching, driven through a pipe.
-
-A process of its own, because a step of the Python binding keeps the GIL: in the server's process
-each would stop the event loop, which answers the liveness probe, for as long as it takes to read a
-piece of prompt. The requests that run share each step, and so the reading of the weights.
-"""
+"""OpenVINO GenAI's continuous batching."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from random import getrandbits
 from typing import Any
@@ -18,6 +9,7 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai
+from quantop_serving.batching import Event, Request
 from quantop_serving.engine import FinishReason, Sampling
 
 PROMPT_STEP = 256
@@ -25,33 +17,7 @@ PROMPT_STEP = 256
 which the others get their tokens and a client that left is noticed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Generate behind a prompt; `number` names the request from now on."""
-
-    number: int
-    prompt: Sequence[int]
-    sampling: Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Nobody wants the rest of a request, which may have ended already."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a step brought one request: tokens, and how it ended if it did."""
-
-    number: int
-    tokens: Sequence[int] = ()
-    finish_reason: FinishReason | None = None
-    error: str = ""
-
-
-class Batch:
+class OpenVinoBatch:
     """The loaded model with the requests that run on it."""
 
     def __init__(self, folder: Path, threads: int, max_running: int) -> None:
@@ -68,11 +34,9 @@ class Batch:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to compute and nothing to free."""
         return not self._pipeline.has_non_finished_requests()
 
     def add(self, request: Request) -> Event | None:
-        """Take a request; an event if it failed at once."""
         try:
             self._running[request.number] = self._pipeline.add_request(
                 request.number,
@@ -89,12 +53,7 @@ class Batch:
             handle.cancel()
 
     def step(self) -> list[Event]:
-        """Compute the next token of each request, or a piece of a prompt.
-
-        Raises RuntimeError when OpenVINO fails.
-        """
-        if self.idle:
-            return []
+        """Raises RuntimeError when OpenVINO fails."""
         self._pipeline.step()
         events = [
             event
@@ -133,33 +92,3 @@ class Batch:
             config.top_p = sampling.top_p
             config.rng_seed = getrandbits(64) if sampling.seed is None else sampling.seed % 2**64
         return config
-
-
-def run(pipe: Connection, folder: Path, threads: int, max_running: int) -> None:
-    """Load the model, send an empty string or what went wrong, then compute what is asked for.
-
-    The pipe brings Requests and Cancels and takes lists of Events; its end ends the process.
-    """
-    # Ctrl+C in a terminal goes to both processes: the server says when this one ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        batch = Batch(folder, threads, max_running)
-    except RuntimeError as error:
-        pipe.send(str(error))
-        return
-    pipe.send("")
-    try:
-        while True:
-            events: list[Event] = []
-            # Wait for a message only when there is nothing else to do.
-            while (batch.idle and not events) or pipe.poll():
-                message = pipe.recv()
-                if isinstance(message, Cancel):
-                    batch.cancel(message.number)
-                elif failed := batch.add(message):
-                    events.append(failed)
-            events += batch.step()
-            if events:
-                pipe.send(events)
-    except (EOFError, BrokenPipeError):
-        return

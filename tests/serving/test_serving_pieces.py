@@ -1,6 +1,6 @@
-"""What OpenVINO's engine does without OpenVINO: text from tokens."""
+"""Text from tokens that come one by one."""
 
-from quantop_openvino.text import PieceDecoder
+from quantop_serving.pieces import PieceDecoder
 
 
 def decode(tokens: list[int]) -> str:

@@ -1,0 +1,1 @@
+../disclosure/quantop_disclosure.py

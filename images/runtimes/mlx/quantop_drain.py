@@ -1,0 +1,1 @@
+../drain/quantop_drain.py
