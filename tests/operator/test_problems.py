@@ -36,6 +36,17 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "MethodNotSupported",
         ["spec.quantization.method is 'GPTQ'", "possible: KQuant"],
     ),
+    "workflow that the quantizer does not run": (
+        {
+            "quantization": {
+                "format": "GGUF",
+                "precision": "Q8_0",
+                "workflow": '{"passes": {"a": {"type": "Quantize"}}}',
+            }
+        },
+        "WorkflowNotSupported",
+        ["spec.quantization.workflow is set, but Quantizer 'llama-cpp' runs no workflows"],
+    ),
     "calibration that is missing": (
         {"quantization": {"format": "GGUF", "precision": "IQ1_S"}},
         "CalibrationRequired",
@@ -94,7 +105,7 @@ def test_a_bad_spec_is_stalled_and_mended(
     mended: dict[str, Any] = {
         "storage": {"storeName": "default"},
         "quantization": good["spec"]["quantization"]
-        | {"quantizerName": None, "method": None, "calibration": None},
+        | {"quantizerName": None, "method": None, "workflow": None, "calibration": None},
         "serving": {"runtimeName": None, "engine": None},
     }
     cluster.patch(namespace, "tiny", mended)
