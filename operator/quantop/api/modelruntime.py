@@ -17,9 +17,10 @@ from quantop.api.base import (
     map_list,
     reserved_env,
 )
-from quantop.api.quantizedmodel import Format, Hardware, Precision
+from quantop.api.quantizedmodel import Format, Precision
 
 Path = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^/")]
+Hardware = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class OptionName(StrEnum):

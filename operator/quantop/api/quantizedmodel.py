@@ -28,7 +28,6 @@ MAX_NAME_LENGTH = 46
 Format = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Z][A-Za-z0-9]*$")]
 Precision = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_.-]+$")]
 Method = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")]
-Hardware = Annotated[str, Field(min_length=1, max_length=128)]
 
 AUTO = "Auto"
 """In place of a precision: the operator finds the one that the objective asks for."""

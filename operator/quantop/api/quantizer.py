@@ -17,7 +17,7 @@ from quantop.api.base import (
     map_list,
     reserved_env,
 )
-from quantop.api.quantizedmodel import AUTO, WORKFLOW, Format, Hardware, Method, Precision
+from quantop.api.quantizedmodel import AUTO, WORKFLOW, Format, Method, Precision
 
 CONTRACT_VARIABLES = (
     "WORK_DIR",
@@ -205,7 +205,7 @@ class QuantizerSpec(ApiModel):
         list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=512)
     ] = Field(default_factory=list, json_schema_extra=SET)
     """Model architectures (config.json) that it reads. Default: whatever the toolchain accepts."""
-    hardware: Hardware | None = None
+    hardware: Annotated[str, Field(max_length=128)] = ""
     """What alone runs its artifacts. A ModelRuntime serves them that lists the same in
     spec.formats; whoever asks for serving and has none is told. Where others write the format for
     any hardware, it is taken only when it is named. Default: any."""

@@ -160,7 +160,7 @@ def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
             f"{_listed(formats) or 'nothing: there is none'}.",
         )
     # Who names none wants what runs wherever the format does.
-    general = [item for item in writers if item[1].hardware is None]
+    general = [item for item in writers if not item[1].hardware]
     return general if general and wanted.quantizer_name is None else writers
 
 
@@ -179,7 +179,7 @@ def choose_runtime(snapshot: Snapshot) -> ChosenRuntime | Problem | None:
 
 def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Problem:
     offering = _offering(snapshot)
-    hardware = None if isinstance(offering, Problem) else offering[1].hardware
+    hardware = "" if isinstance(offering, Problem) else offering[1].hardware
     made_for = f", which is for {hardware}" if hardware else ""
     able = {
         n: r
@@ -305,7 +305,7 @@ def serves(runtime: ModelRuntimeSpec, format_: str, precision: str, hardware: st
     return any(
         f.format == format_
         and (not f.precisions or precision in f.precisions)
-        and (hardware is None or hardware in f.hardware)
+        and (not hardware or hardware in f.hardware)
         for f in runtime.formats
     )
 

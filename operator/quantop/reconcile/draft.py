@@ -69,7 +69,7 @@ def _choose(
     if artifact is None:
         return Waiting(f"Waiting for the artifact of draft model {name!r}.")
     quantizer = snapshot.quantizers.get(artifact.quantizer)
-    hardware = quantizer.hardware if quantizer else None
+    hardware = quantizer.hardware if quantizer else ""
     if artifact.format != snapshot.format or not serves(
         runtime.spec, artifact.format, artifact.precision, hardware
     ):
