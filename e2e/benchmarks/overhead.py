@@ -3,7 +3,7 @@
 By hand is what a person types who has no operator: download the checkpoint, run the tool's own
 commands, upload what they wrote, in a pod of the same images and limits, transfers by boto3. The
 Job's few seconds of pods and containers are the same for any size, so checkpoints are large enough
-for conversions of about a minute and more; what people convert is larger.
+for conversions of about a minute and more; what people convert is larger. The node has the images.
 """
 
 import tempfile
@@ -15,6 +15,7 @@ from e2e.benchmarks import toolpod
 from e2e.benchmarks.checkpoint import write_checkpoint
 from e2e.benchmarks.figures import Figure
 from e2e.kubectl import Kubectl, Object
+from e2e.scenarios.conftest import push_unique
 from e2e.scenarios.team import Team, quantized_model
 from e2e.scenarios.waiting import until
 from e2e.store import SOURCES_BUCKET, TEXTS_BUCKET, Store, push_checkpoint, text_uri
@@ -85,7 +86,25 @@ TOOLS = (
 
 def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
     """Convert a random checkpoint both ways by each tool, one after the other."""
+    _have_images(team)
     return [_measure(kubectl, team, tool) for tool in TOOLS]
+
+
+def _have_images(team: Team) -> None:
+    """Have the node pull the images, which is done once: by a conversion that nobody has made."""
+    store = Store.from_environment()
+    for tool in TOOLS:
+        name = team.apply(
+            quantized_model(
+                f"pulled-{tool.format.lower()}",
+                (tool.format, tool.precision),
+                push_unique(store, "tiny-llama"),
+                serving=None,
+                storage={"deletionPolicy": "Delete"},
+                quantization={"calibration": CALIBRATION} if tool.calibrated else {},
+            )
+        )
+        team.ready(name, timeout=3600)
 
 
 def _measure(kubectl: Kubectl, team: Team, tool: Tool) -> Figure:
