@@ -68,6 +68,8 @@ def test_what_keeps_a_pod_from_starting() -> None:
     other = pods.blocked([pod(waiting("CreateContainerConfigError", "no key"))])
     assert other is not None
     assert other.reason == "ContainerConfigError"
+    busy = "failed to sync secret cache: timed out waiting for the condition"
+    assert pods.blocked([pod(waiting("CreateContainerConfigError", busy))]) is None
     image = pods.blocked([pod(waiting("ErrImagePull", "denied"))])
     assert image is not None
     assert image.reason == "ImagePullFailed"

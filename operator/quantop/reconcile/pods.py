@@ -11,6 +11,8 @@ from quantop.reasons import Reason
 from quantop.reconcile.snapshot import Problem
 
 CONFIG_ERRORS = {"CreateContainerConfigError", "CreateContainerError"}
+NOT_YET = "failed to sync "
+"""How kubelet begins to say that it has not read a Secret or ConfigMap yet. It tries again."""
 IMAGE_ERRORS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 
 
@@ -122,7 +124,7 @@ def blocked(pods: Iterable[Manifest]) -> Problem | None:
         for status in _statuses(pod):
             waiting = status.get("state", {}).get("waiting") or {}
             said = waiting.get("message", "")
-            if waiting.get("reason") in CONFIG_ERRORS:
+            if waiting.get("reason") in CONFIG_ERRORS and not said.startswith(NOT_YET):
                 missing = said.startswith('secret "') and said.endswith("not found")
                 return Problem(
                     Reason.SECRET_NOT_FOUND if missing else Reason.CONTAINER_CONFIG_ERROR,
