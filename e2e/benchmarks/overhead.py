@@ -94,17 +94,23 @@ def _have_images(team: Team) -> None:
     """Have the node pull the images, which is done once: by a conversion that nobody has made."""
     store = Store.from_environment()
     for tool in TOOLS:
-        name = team.apply(
-            quantized_model(
-                f"pulled-{tool.format.lower()}",
-                (tool.format, tool.precision),
-                push_unique(store, "tiny-llama"),
-                serving=None,
-                storage={"deletionPolicy": "Delete"},
-                quantization={"calibration": CALIBRATION} if tool.calibrated else {},
-            )
+        _convert(team, tool, "pulled", push_unique(store, "tiny-llama"))
+
+
+def _convert(team: Team, tool: Tool, purpose: str, source: str) -> str:
+    """The object whose artifact the operator has made by the tool."""
+    name = team.apply(
+        quantized_model(
+            f"{purpose}-{tool.format.lower()}",
+            (tool.format, tool.precision),
+            source,
+            serving=None,
+            storage={"deletionPolicy": "Delete"},
+            quantization={"calibration": CALIBRATION} if tool.calibrated else {},
         )
-        team.ready(name, timeout=3600)
+    )
+    team.ready(name, timeout=3600)
+    return name
 
 
 def _measure(kubectl: Kubectl, team: Team, tool: Tool) -> Figure:
@@ -113,17 +119,7 @@ def _measure(kubectl: Kubectl, team: Team, tool: Tool) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
         size = write_checkpoint(Path(folder), tool.layers)
         push_checkpoint(store.client(), Path(folder), SOURCES_BUCKET, prefix)
-    name = team.apply(
-        quantized_model(
-            f"overhead-{tool.format.lower()}",
-            (tool.format, tool.precision),
-            f"s3://{SOURCES_BUCKET}/{prefix}",
-            serving=None,
-            storage={"deletionPolicy": "Delete"},
-            quantization={"calibration": CALIBRATION} if tool.calibrated else {},
-        )
-    )
-    team.ready(name, timeout=3600)
+    name = _convert(team, tool, "overhead", f"s3://{SOURCES_BUCKET}/{prefix}")
     # The object knows of the published artifact before the Job controller has closed the Job.
     job = until("the Job is complete", lambda: _completed(team, name), timeout=60)
     (pod,) = team.pods(name, "convert")
