@@ -88,7 +88,7 @@ class Registry:
         key = model.artifact.object_key(model.file.object)
         # What is signed is a GET, and to be asked how large a file is needs no store.
         if self.delivery.redirects and request.method == "GET":
-            store = self.models.store()
+            store = model.artifact.store
             reached = store.model_copy(
                 update={"endpoint": self.delivery.endpoint or store.endpoint}
             )

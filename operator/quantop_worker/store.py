@@ -64,7 +64,7 @@ class Artifact:
     def __init__(self, store: StoreRef, key: str, bucket: Bucket | None = None) -> None:
         self.key = key
         self.bucket = bucket or store_bucket(store)
-        self._store = store
+        self.store = store
         self._prefix = artifact_prefix(store, key)
 
     @property
@@ -192,7 +192,7 @@ class Artifact:
             return None
         if not key.endswith(f"/{peer.key}.json"):
             return None
-        there = Artifact(self._store, peer.key, self.bucket).is_committed()
+        there = Artifact(self.store, peer.key, self.bucket).is_committed()
         return peer if there else None
 
     def put_trial(self, referrer: Referrer, trial: Trial) -> None:
@@ -206,7 +206,7 @@ class Artifact:
     def trials(self, others: Sequence[str] = ()) -> list[StoredTrial]:
         """How this artifact did, and others by their keys, for each object that tried it; at most
         TRIALS of each."""
-        tried = [Artifact(self._store, key, self.bucket) for key in (self.key, *others)]
+        tried = [Artifact(self.store, key, self.bucket) for key in (self.key, *others)]
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             return [trial for found in pool.map(Artifact._trials, tried) for trial in found]
 
@@ -234,7 +234,7 @@ class Artifact:
 
     def _measurements(self, manifest: Manifest, evaluation: str = "") -> str:
         """The folder of a source's measurements, or of those on one text."""
-        folder = in_store(self._store, f"measurements/{manifest.source.digest}/")
+        folder = in_store(self.store, f"measurements/{manifest.source.digest}/")
         return f"{folder}{evaluation}/" if evaluation else folder
 
     def refer(self, referrer: Referrer) -> None:
