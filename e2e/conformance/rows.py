@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from quantop.api.modelruntime import ServedFormat
+from quantop.reconcile.choices import serves
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VALUES = REPOSITORY / "charts" / "quantop" / "values.yaml"
@@ -75,7 +77,7 @@ def rows() -> Iterator[Row]:
     for quantizer, entry in values["quantizers"].items():
         spec = entry["spec"]
         for precision in spec["precisions"]:
-            wanted = (spec["format"], precision["name"], spec.get("hardware"))
+            wanted = (spec["format"], precision["name"], spec.get("hardware", ""))
             able = serving(runtimes, *wanted)
             for method in precision["methods"]:
                 yield Row(
@@ -96,14 +98,11 @@ def rows() -> Iterator[Row]:
 
 
 def serving(
-    runtimes: Mapping[str, Manifest], format_: str, precision: str, hardware: str | None
+    runtimes: Mapping[str, Manifest], format_: str, precision: str, hardware: str
 ) -> tuple[str, ...]:
     """The runtimes that serve the precision of the format, made for that hardware or for any."""
     return tuple(
         name
         for name, spec in runtimes.items()
-        for served in spec["formats"]
-        if served["format"] == format_
-        and precision in served.get("precisions", [precision])
-        and (hardware is None or hardware in served.get("hardware", []))
+        if serves(map(ServedFormat.model_validate, spec["formats"]), format_, precision, hardware)
     )

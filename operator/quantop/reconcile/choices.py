@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from quantop.api.modelruntime import ModelRuntimeSpec
+from quantop.api.modelruntime import ModelRuntimeSpec, ServedFormat
 from quantop.api.modelstore import ModelStoreSpec, NamespacesFrom
 from quantop.api.quantizedmodel import Serving
 from quantop.api.quantizer import (
@@ -184,7 +184,7 @@ def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Probl
     able = {
         n: r
         for n, r in snapshot.runtimes.items()
-        if serves(r, snapshot.format, snapshot.precision, hardware)
+        if serves(r.formats, snapshot.format, snapshot.precision, hardware)
     }
     if serving.runtime_name is not None:
         runtime = snapshot.runtimes.get(serving.runtime_name)
@@ -300,13 +300,13 @@ def _unable(snapshot: Snapshot, name: str, quantizer: QuantizerSpec) -> Problem 
     return None
 
 
-def serves(runtime: ModelRuntimeSpec, format_: str, precision: str, hardware: str | None) -> bool:
-    """Whether a ModelRuntime says that it serves this, made for that hardware or for any."""
+def serves(formats: Iterable[ServedFormat], format_: str, precision: str, hardware: str) -> bool:
+    """Whether a ModelRuntime of these formats serves this, made for that hardware or for any."""
     return any(
         f.format == format_
         and (not f.precisions or precision in f.precisions)
         and (not hardware or hardware in f.hardware)
-        for f in runtime.formats
+        for f in formats
     )
 
 

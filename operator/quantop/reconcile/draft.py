@@ -71,7 +71,7 @@ def _choose(
     quantizer = snapshot.quantizers.get(artifact.quantizer)
     hardware = quantizer.hardware if quantizer else ""
     if artifact.format != snapshot.format or not serves(
-        runtime.spec, artifact.format, artifact.precision, hardware
+        runtime.spec.formats, artifact.format, artifact.precision, hardware
     ):
         return Problem(
             Reason.DRAFT_MODEL_NOT_USABLE,
