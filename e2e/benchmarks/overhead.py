@@ -1,9 +1,10 @@
 """What the pipeline costs on top of its tools: the whole Job over the same by hand.
 
-By hand is what a person types who has no operator: download the checkpoint, run the tool's own
-commands, upload what they wrote, in a pod of the same images and limits, transfers by boto3. The
-Job's few seconds of pods and containers are the same for any size, so checkpoints are large enough
-for conversions of about a minute and more; what people convert is larger. The node has the images.
+By hand is what a person has who has no operator: a Job of the same images and limits which
+downloads the checkpoint, runs the tool's own commands and uploads what they wrote, transfers by
+boto3. The bare seconds of its three steps are what the same would take without any pod. The node
+has the images. Each tool has a small and a large checkpoint: pods and containers take the same few
+seconds for any size, so two points tell them from what grows with the checkpoint.
 """
 
 import tempfile
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from e2e.benchmarks import toolpod
+from e2e.benchmarks import tooljob
 from e2e.benchmarks.checkpoint import write_checkpoint
 from e2e.benchmarks.figures import Figure
 from e2e.kubectl import Kubectl, Object
@@ -67,8 +68,8 @@ python -m onnxruntime_genai.models.builder --input "$MODEL" --output /work/out \
 
 @dataclass(frozen=True)
 class Tool:
-    """A recipe, the layers of the random checkpoint that it is measured on, and what a person
-    would type in the same image."""
+    """A recipe, the layers of the larger random checkpoint that it is measured on, and what a
+    person would type in the same image."""
 
     format: str
     precision: str
@@ -79,15 +80,45 @@ class Tool:
 
 TOOLS = (
     Tool("GGUF", "Q4_K_M", 96, LLAMA_CPP),
-    Tool("CompressedTensors", "W4A16", 24, LLM_COMPRESSOR, calibrated=True),
+    Tool("CompressedTensors", "W4A16", 12, LLM_COMPRESSOR, calibrated=True),
     Tool("ONNX", "INT4", 96, ONNXRUNTIME_GENAI),
 )
 
 
+SMALLER = 6
+"""The smaller checkpoint has this part of the layers."""
+GOAL = "1.1"
+"""Ratios, at most."""
+
+
+@dataclass(frozen=True)
+class Both:
+    """One checkpoint converted both ways, in seconds. ``size`` is that of the weights, in bytes;
+    ``tools`` what the commands took by hand."""
+
+    size: int
+    stages: dict[str, float]
+    whole: float
+    by_hand: tooljob.Ran
+    tools: float
+
+    @property
+    def steps(self) -> float:
+        """By hand, without the pod around the steps."""
+        return self.by_hand.download + self.tools + self.by_hand.upload
+
+
 def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
-    """Convert a random checkpoint both ways by each tool, one after the other."""
+    """Convert random checkpoints both ways by each tool, one after the other."""
     _have_images(team)
-    return [_measure(kubectl, team, tool) for tool in TOOLS]
+    figures = []
+    for tool in TOOLS:
+        small, large = (
+            _measure(kubectl, team, tool, layers)
+            for layers in (tool.layers // SMALLER, tool.layers)
+        )
+        figures += [_ratio(tool, small), _ratio(tool, large), _growth(tool, small, large)]
+    return figures
 
 
 def _have_images(team: Team) -> None:
@@ -113,17 +144,16 @@ def _convert(team: Team, tool: Tool, purpose: str, source: str) -> str:
     return name
 
 
-def _measure(kubectl: Kubectl, team: Team, tool: Tool) -> Figure:
+def _measure(kubectl: Kubectl, team: Team, tool: Tool, layers: int) -> Both:
     store = Store.from_environment()
-    prefix = f"benchmarks/random-llama-{tool.layers}"
+    prefix = f"benchmarks/random-llama-{layers}"
     with tempfile.TemporaryDirectory() as folder:
-        size = write_checkpoint(Path(folder), tool.layers)
+        size = write_checkpoint(Path(folder), layers)
         push_checkpoint(store.client(), Path(folder), SOURCES_BUCKET, prefix)
-    name = _convert(team, tool, "overhead", f"s3://{SOURCES_BUCKET}/{prefix}")
+    name = _convert(team, tool, f"overhead-{layers}", f"s3://{SOURCES_BUCKET}/{prefix}")
     # The object knows of the published artifact before the Job controller has closed the Job.
     job = until("the Job is complete", lambda: _completed(team, name), timeout=60)
     (pod,) = team.pods(name, "convert")
-    whole = _seconds(job["status"]["startTime"], job["status"]["completionTime"])
     stages = {
         container["name"]: _seconds(ended["startedAt"], ended["finishedAt"])
         for container in [
@@ -133,16 +163,33 @@ def _measure(kubectl: Kubectl, team: Team, tool: Tool) -> Figure:
         for ended in [container["state"]["terminated"]]
     }
     ran, raw = _by_hand(kubectl, pod, store, prefix, tool)
-    by_hand = ran.download + raw + ran.upload
-    _forget(store, f"{prefix}/", toolpod.UPLOADED)
-    shown = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in stages.items())
+    _forget(store, f"{prefix}/", tooljob.UPLOADED)
+    return Both(size, stages, tooljob.seconds_of(job), ran, raw)
+
+
+def _ratio(tool: Tool, both: Both) -> Figure:
+    shown = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in both.stages.items())
+    ran = both.by_hand
     return Figure(
-        f"pipeline overhead, {tool.format} {tool.precision} of {size / 1e9:.1f} GB",
-        f"{whole / by_hand:.2f}",
-        "1.1",
-        f"whole Job {whole:.0f} s ({shown}); by hand {by_hand:.1f} s (download "
-        f"{ran.download:.1f}, tools {raw:.1f}, upload {ran.upload:.1f}); to the tools alone: the "
-        f"whole Job {whole / raw:.2f}, its quantize stage {stages['quantize'] / raw:.2f}",
+        f"pipeline overhead, {tool.format} {tool.precision} of {both.size / 1e9:.1f} GB",
+        f"{both.whole / ran.whole:.2f}",
+        GOAL,
+        f"whole Job {both.whole:.0f} s ({shown}); Job by hand {ran.whole:.0f} s (download "
+        f"{ran.download:.1f}, tools {both.tools:.1f}, upload {ran.upload:.1f}); to these steps "
+        f"without a pod {both.whole / both.steps:.2f}, quantize stage to the tools alone "
+        f"{both.stages['quantize'] / both.tools:.2f}",
+    )
+
+
+def _growth(tool: Tool, small: Both, large: Both) -> Figure:
+    """The line through both checkpoints: whole = fixed + slope * steps."""
+    slope = (large.whole - small.whole) / (large.steps - small.steps)
+    return Figure(
+        f"pipeline overhead, {tool.format} {tool.precision}, of each further GB",
+        f"{slope:.2f}",
+        GOAL,
+        f"{small.whole - slope * small.steps:.1f} s for any size, and {slope:.2f} s for each "
+        "second of the steps without a pod",
     )
 
 
@@ -153,17 +200,16 @@ def _completed(team: Team, name: str) -> Object | None:
 
 def _by_hand(
     kubectl: Kubectl, job_pod: Object, store: Store, prefix: str, tool: Tool
-) -> tuple[toolpod.Ran, float]:
-    """A plain pod of the same images and limits, and the seconds that the tools' own commands
-    took in it."""
-    wanted = toolpod.ToolPod(
-        f"by-hand-{tool.format.lower()}",
+) -> tuple[tooljob.Ran, float]:
+    """A Job of the same images and limits, and the seconds that the tools' own commands took."""
+    wanted = tooljob.ToolJob(
+        f"by-hand-{job_pod['metadata']['name']}"[:63].rstrip("-"),
         f"began=$(date +%s.%N)\n{tool.commands}\n{DONE}",
         ((SOURCES_BUCKET, f"{prefix}/"), (TEXTS_BUCKET, "calibration.txt")),
         files={},
-        environment={"MODEL": f"{toolpod.SOURCE_DIR}/{prefix}"},
+        environment={"MODEL": f"{tooljob.SOURCE_DIR}/{prefix}"},
     )
-    ran = toolpod.run(kubectl, job_pod, store, wanted, timeout=3600)
+    ran = tooljob.run(kubectl, job_pod, store, wanted, timeout=3600)
     (line,) = (line for line in ran.log.splitlines() if line.startswith("by hand: "))
     finished, began = line.removeprefix("by hand: ").split(" - ")
     return ran, float(finished) - float(began)

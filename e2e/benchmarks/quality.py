@@ -16,7 +16,7 @@ from quantop.reconcile import artifact, gate
 from rich.console import Console
 from rich.table import Table
 
-from e2e.benchmarks import toolpod
+from e2e.benchmarks import tooljob
 from e2e.benchmarks.figures import Figure
 from e2e.kubectl import Kubectl
 from e2e.scenarios.team import Team, quantized_model
@@ -173,12 +173,12 @@ def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
 
     def run(script: str, recipe: tuple[str, str], *arguments: str) -> str:
         commands = COMMANDS.format(
-            files=toolpod.FILES_DIR,
+            files=tooljob.FILES_DIR,
             script=script,
-            source=toolpod.SOURCE_DIR,
+            source=tooljob.SOURCE_DIR,
             arguments=" ".join(arguments),
         )
-        wanted = toolpod.ToolPod(
+        wanted = tooljob.ToolJob(
             f"bench-{script}-{recipe[0].lower()}",
             commands,
             (
@@ -189,7 +189,7 @@ def measure(kubectl: Kubectl, team: Team) -> list[Figure]:
             {"BANDS": json.dumps(bands)},
         )
         store = Store.from_environment()
-        return toolpod.run(kubectl, pods[recipe], store, wanted, TIMEOUT_SECONDS).log
+        return tooljob.run(kubectl, pods[recipe], store, wanted, TIMEOUT_SECONDS).log
 
     agreement = agrees(run("references", ("GGUF", "Q8_0")))
     logs = [run("faults", recipe, *formats) for recipe, formats in IMAGES.items()]

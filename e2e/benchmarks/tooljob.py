@@ -1,11 +1,12 @@
-"""A pod of a toolchain's image that runs commands, beside what the operator does with it."""
+"""A Job of a toolchain's image that runs commands, beside what the operator does with it."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from e2e.install import WRITER_SECRET
-from e2e.kubectl import Kubectl, Object
+from e2e.kubectl import Kubectl, Object, conditions
 from e2e.scenarios.waiting import until
 from e2e.store import SOURCES_BUCKET, Store
 
@@ -40,7 +41,7 @@ print("{TOOK}", time.monotonic() - began)
 
 
 @dataclass(frozen=True)
-class ToolPod:
+class ToolJob:
     """What runs: `commands` by bash, after `downloads` (bucket, prefix) came to
     ``SOURCE_DIR/KEY`` and with `files` in ``FILES_DIR``; afterwards what they left in
     ``OUTPUT_DIR`` goes to ``UPLOADED`` in the bucket of sources."""
@@ -54,14 +55,15 @@ class ToolPod:
 
 @dataclass(frozen=True)
 class Ran:
-    """What the commands said, and the seconds that the transfers took by boto3."""
+    """What the commands said, and seconds: of the transfers by boto3, and of the whole Job."""
 
     log: str
     download: float
     upload: float
+    whole: float
 
 
-def run(kubectl: Kubectl, job_pod: Object, store: Store, wanted: ToolPod, timeout: float) -> Ran:
+def run(kubectl: Kubectl, job_pod: Object, store: Store, wanted: ToolJob, timeout: float) -> Ran:
     """Run the commands in the images and within the limits of a conversion Job's pod.
 
     Raises:
@@ -96,51 +98,59 @@ def run(kubectl: Kubectl, job_pod: Object, store: Store, wanted: ToolPod, timeou
     }
     threads = [each for each in quantize["env"] if each["name"] == "OMP_NUM_THREADS"]
     metadata = {"name": wanted.name, "namespace": namespace}
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": job_pod["spec"]["securityContext"],
+        "volumes": [
+            {"name": "work", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "files", "configMap": {"name": wanted.name}},
+        ],
+        "initContainers": [
+            {**transfers, "name": "download", "command": ["python", "-c", DOWNLOAD]},
+            {
+                **common,
+                "name": "tool",
+                "image": quantize["image"],
+                "command": ["bash", "-ec", wanted.commands],
+                "env": [*threads, *_variables(wanted.environment)],
+            },
+        ],
+        "containers": [{**transfers, "name": "upload", "command": ["python", "-c", UPLOAD]}],
+    }
     kubectl.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": wanted.files},
         {
-            "apiVersion": "v1",
-            "kind": "Pod",
+            "apiVersion": "batch/v1",
+            "kind": "Job",
             "metadata": metadata,
-            "spec": {
-                "restartPolicy": "Never",
-                "automountServiceAccountToken": False,
-                "securityContext": job_pod["spec"]["securityContext"],
-                "volumes": [
-                    {"name": "work", "emptyDir": {}},
-                    {"name": "tmp", "emptyDir": {}},
-                    {"name": "files", "configMap": {"name": wanted.name}},
-                ],
-                "initContainers": [
-                    {**transfers, "name": "download", "command": ["python", "-c", DOWNLOAD]},
-                    {
-                        **common,
-                        "name": "tool",
-                        "image": quantize["image"],
-                        "command": ["bash", "-ec", wanted.commands],
-                        "env": [*threads, *_variables(wanted.environment)],
-                    },
-                ],
-                "containers": [
-                    {**transfers, "name": "upload", "command": ["python", "-c", UPLOAD]}
-                ],
-            },
+            "spec": {"backoffLimit": 0, "template": {"spec": spec}},
         },
     )
 
-    def ended() -> str | None:
-        pod = kubectl.get("pod", wanted.name, namespace)
-        phase = pod["status"].get("phase") if pod else None
-        return phase if phase in ("Succeeded", "Failed") else None
+    def ended() -> Object | None:
+        job = kubectl.get("job", wanted.name, namespace)
+        return job if job and {"Complete", "Failed"} & conditions(job).keys() else None
 
-    phase = until(f"pod {wanted.name} ends", ended, timeout=timeout, every=1)
-    log = kubectl.logs(namespace, wanted.name, "tool", lines=-1)
-    assert phase == "Succeeded", log
+    job = until(f"Job {wanted.name} ends", ended, timeout=timeout, every=1)
+
+    def said(container: str) -> str:
+        return kubectl.logs(namespace, f"job/{wanted.name}", container, lines=-1)
 
     def took(container: str) -> float:
-        return float(kubectl.logs(namespace, wanted.name, container).removeprefix(TOOK))
+        return float(said(container).removeprefix(TOOK))
 
-    return Ran(log, took("download"), took("upload"))
+    assert "Complete" in conditions(job), said("tool")
+    return Ran(said("tool"), took("download"), took("upload"), seconds_of(job))
+
+
+def seconds_of(job: Object) -> float:
+    """From a finished Job's start to its completion."""
+    began, ended = (
+        datetime.fromisoformat(job["status"][when]) for when in ("startTime", "completionTime")
+    )
+    return (ended - began).total_seconds()
 
 
 def _variables(values: Mapping[str, str]) -> list[Object]:
