@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,6 +144,7 @@ class Engine:
     build: tuple[str, ...]
     push: tuple[str, ...]
     local_prefix: str = "localhost/"
+    leaves_containers: bool = False
 
     @property
     def bootstraps(self) -> bool:
@@ -162,6 +164,36 @@ class Engine:
     def forget(self, image_id: str) -> None:
         """Remove an image that was replaced, unless another one is made from it."""
         subprocess.run([self.push[0], "rmi", image_id], capture_output=True)
+
+    @contextmanager
+    def tidied(self) -> Iterator[list[str]]:
+        """The command of one build, whose containers are removed when it is over.
+
+        Buildah before 1.30 leaves the container of a stage that is nothing but FROM (its pull
+        request 4595). Each container remembers the file of default mounts that its build was given:
+        an empty one of its own tells those of this build from all others.
+        """
+        if not self.leaves_containers:
+            yield [*self.build]
+            return
+        program, *rest = self.build
+        before = self._containers()
+        with tempfile.NamedTemporaryFile(prefix="quantop-build-") as mark:
+            try:
+                yield [program, "--default-mounts-file", mark.name, *rest]
+            finally:
+                for container in self._containers() - before:
+                    if self._mounts_file(container) == mark.name:
+                        subprocess.run([program, "rm", container], capture_output=True)
+
+    def _containers(self) -> set[str]:
+        command = [self.push[0], "containers", "--quiet", "--notruncate"]
+        return set(subprocess.run(command, capture_output=True, text=True).stdout.split())
+
+    def _mounts_file(self, container: str) -> str:
+        command = [self.push[0], "inspect", "--type", "container"]
+        command += ["--format", "{{.DefaultMountsFilePath}}", container]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     def size(self, reference: str) -> str:
         """The image's size as the engine prints it, e.g. `988 MB`."""
@@ -183,6 +215,7 @@ ENGINES = {
             "host",
         ),
         ("buildah", "--storage-driver", "overlay", "push"),
+        leaves_containers=True,
     ),
     "docker": Engine("docker", ("docker", "build"), ("docker", "push"), local_prefix=""),
     "podman": Engine("podman", ("podman", "build"), ("podman", "push")),
@@ -359,7 +392,7 @@ class Builder:
         if known and known.inputs == inputs and self.engine.image_id(reference) == known.image_id:
             print(f"{name:30} {known.size:>9}  unchanged", flush=True)
             return known
-        command = [*self.engine.build, "--tag", reference, *flags]
+        command = ["--tag", reference, *flags]
         command += ["--label", f"org.opencontainers.image.version={self.version}"]
         certificates = os.environ.get("SSL_CERT_FILE", "")
         if certificates:
@@ -367,7 +400,8 @@ class Builder:
         print(f"{name:30} building ...", flush=True)
         start = time.monotonic()
         log = self.cache / "logs" / f"{name.replace('/', '_')}.log"
-        output = run([*command, str(context)], f"building {name}", log)
+        with self.engine.tidied() as build:
+            output = run([*build, *command, str(context)], f"building {name}", log)
         seconds = time.monotonic() - start
         record = Record(
             inputs=inputs,

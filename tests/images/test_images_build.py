@@ -1,6 +1,11 @@
 """Images are built in order and only when an input changed; digests of pushed ones are kept."""
 
 import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -137,6 +142,46 @@ def test_a_failed_build_names_the_image_and_the_last_lines(
     (repository / "images/child/fails").write_text("")
     with pytest.raises(build.BuildError, match=r"(?s)quantop/child.*no such package"):
         ensure(engine, tmp_path, "quantop/child")
+
+
+@pytest.fixture
+def own_buildah(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The real buildah, with a store of the test's own."""
+    places = {"graphroot": tmp_path / "graph", "runroot": tmp_path / "run"}
+    lines = ["[storage]", 'driver = "overlay"', *(f'{k} = "{v}"' for k, v in places.items())]
+    (tmp_path / "storage.conf").write_text("\n".join(lines))
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
+    yield
+    buildah("rm", "--all")
+
+
+def buildah(*arguments: str) -> str:
+    """What a command of buildah's prints."""
+    done = subprocess.run(["buildah", *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("buildah"), reason="buildah needs root, or is not here"
+)
+@pytest.mark.parametrize("copied", ["/file", "/nothing"])
+def test_a_build_removes_its_containers_and_no_others(
+    repository: Path, own_buildah: None, tmp_path: Path, copied: str
+) -> None:
+    """One that ends well, and one that fails."""
+    parent, child = (repository / "images" / name for name in ("parent", "child"))
+    (parent / "file").write_text("")
+    (parent / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
+    (child / "Dockerfile").write_text(
+        "ARG BASE_IMAGE\nFROM ${BASE_IMAGE} AS parent\n"
+        f"FROM scratch\nCOPY --from=parent {copied} /\n"
+    )
+    builder = build.Builder(build.ENGINES["buildah"], tmp_path / "cache", "scratch", "1.2.3")
+    builder.ensure("parent")
+    others = buildah("from", builder.reference("parent"))
+    with nullcontext() if copied == "/file" else pytest.raises(build.BuildError):
+        builder.ensure("quantop/child")
+    assert buildah("containers", "--format", "{{.ContainerName}}").split() == [others]
 
 
 def test_a_pushed_digest_is_kept_and_recorded(
