@@ -499,6 +499,51 @@ def test_a_limit_on_speed_holds_for_a_search_for_the_smallest(
     assert (rejected["state"], rejected["reason"]) == ("Rejected", "PerformanceBelowLimit")
 
 
+def test_what_trials_showed_is_kept_also_when_nothing_passes(
+    cluster: Cluster, operator: Operator, namespace: str, node: FakeNode
+) -> None:
+    """B4 and B5 are tried and too slow; B3 loses too much, and B7 cannot be loaded."""
+    speeds = {"B4": 3, "B5": 2, "B8": 1}
+    for precision, speed in speeds.items():
+        node.trials[precision] = {"tokensPerSecond": speed}
+    node.behaviours["tiny", "engine B7"] = Crashed(1, "cannot load it")
+    listed = {"auto": {"precisions": ["B3", "B4", "B5", "B7", "B8"]}}
+    cluster.apply(auto(namespace, quantization=listed, quality={"minTokensPerSecond": 10}))
+    stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "NoCandidatePasses")
+    assert "The best is B4" in stalled["message"]
+
+    def kept() -> dict[str, str]:
+        candidates = cluster.model(namespace, "tiny")["status"]["candidates"]
+        return {
+            c["precision"]: c["performance"]["reportURI"]
+            for c in candidates
+            if "reportURI" in c.get("performance", {})
+        }
+
+    cluster.wait("the report has them", kept)
+    (job,) = reports(cluster, namespace)
+    task = task_of(job)
+    found = {c["precision"]: c for c in cluster.model(namespace, "tiny")["status"]["candidates"]}
+    tried = {found[name]["key"]: speed for name, speed in speeds.items() if name in kept()}
+    assert len(tried) > 1
+    assert {each.key: each.tokens_per_second for each in task.trials} == tried
+    assert (task.key, task.report) == (found["B4"]["key"], "quality/fake.html")
+    place = f"trials/{task.referrer.cluster}/{namespace}/tiny.json"
+    assert kept()["B4"] == f"s3://models/artifacts/{task.key}/{place}"
+    assert cluster.condition(namespace, "tiny", "Stalled")["reason"] == "NoCandidatePasses"
+    assert cluster.served_precisions(namespace) == set()
+    time.sleep(1)
+    mark = cluster.plane.audit.mark()
+    cluster.core.patch_namespace(namespace, {"metadata": {"labels": {"touched": "true"}}})
+    time.sleep(3)
+    assert cluster.writes(mark, namespace) == [], "a search without an answer is settled"
+
+    cluster.patch(namespace, "tiny", {"quality": {"minTokensPerSecond": "2.5"}})
+    settled(cluster, namespace)
+    assert cluster.served_precisions(namespace) == {"B4"}
+    assert "reportURI" in cluster.model(namespace, "tiny")["status"]["performance"]
+
+
 def test_what_no_node_can_hold_is_skipped_and_tried_once_one_can(
     cluster: Cluster, operator: Operator, namespace: str, node: FakeNode
 ) -> None:

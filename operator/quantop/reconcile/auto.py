@@ -76,6 +76,8 @@ class AutoStep:
     """The snapshot as if the chosen precision were named, once the store has its artifact."""
     performance: Performance | None = None
     """How the chosen one did in its trial, where there was one."""
+    nearest: Candidate | None = None
+    """Of those tried, the one that came nearest to passing, once none passes."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ def next_step(snapshot: Snapshot, store: ModelStoreSpec) -> AutoStep:
         name = move.precision or view.least_bad()
         if name is None:
             step = ArtifactStep(problem=view.nothing_passes(), delete=delete)
-            return AutoStep(step, view.candidates())
+            listed, best = view.candidates(), view.nearest()
+            nearest = next((c for c in listed if c.precision == best), None)
+            return AutoStep(step, listed, nearest=nearest)
         entry, is_choice = able[name], isinstance(move, Choose)
         assert entry.quantizer is not None
         step = artifact.next_step(entry.snapshot, store, entry.quantizer)
@@ -327,7 +331,7 @@ class _View:
 
     def nothing_passes(self) -> Problem:
         """What to do when the search has no answer."""
-        best = self._nearest()
+        best = self.nearest()
         if best is None:
             told = [f"{name}: {why.message}" for name, why in self._obstacles()]
             return Problem(
@@ -343,7 +347,7 @@ class _View:
             f"{fault.message}",
         )
 
-    def _nearest(self) -> str | None:
+    def nearest(self) -> str | None:
         """What came nearest to passing: the smallest that loses little enough, or what lost the
         least."""
         measured = {n: o for n, f in self.known.items() if (o := self._outcome(n, f)) is not None}

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from quantop.api.modelstore import ModelStoreSpec
 from quantop.api.quantizedmodel import (
     AUTO,
     AcceptedArtifact,
@@ -140,7 +141,9 @@ def _next(snapshot: Snapshot) -> Steps:
         found = auto.next_step(snapshot, store)
         if found.chosen is None:
             step = found.step
-            return Steps(step, as_it_is, step.problem, found.candidates, is_search=True)
+            steps = Steps(step, as_it_is, step.problem, found.candidates, is_search=True)
+            nearest = found.nearest if tries else None
+            return _reported(steps, snapshot, store, nearest) if nearest else steps
         snapshot = found.chosen
     quantizer = choices.choose_quantizer(snapshot)
     if isinstance(quantizer, Problem):
@@ -156,8 +159,11 @@ def _next(snapshot: Snapshot) -> Steps:
     if step.artifact is None:
         return Steps(step, as_it_is, step.problem, candidates)
     limits = snapshot.spec.quality
-    # In status it is the one that says where it is kept.
-    known = (status.performance, found.performance if found else None)
+    # In status it is the one that says where it is kept; what a search without an answer kept is
+    # not on the page about this artifact.
+    searched = found.performance if found else None
+    unkept = searched and searched.model_copy(update={"report_uri": None})
+    known = (status.performance, unkept)
     recalled = (trial.recalled(snapshot, runtime, step.artifact.key, each) for each in known)
     shown = next((each for each in recalled if each), None)
     if not tries and trial.failure(shown):
@@ -179,17 +185,31 @@ def _next(snapshot: Snapshot) -> Steps:
             return replace(before, problem=tried.problem, measuring=tried.progress or held)
         if fault := trial.failure(shown):
             return replace(before, problem=fault)
-        told = report.next_step(snapshot, store, step, candidates, shown)
+        key = step.artifact.key
+        tried_all = report.tried(candidates) | {key: shown}
+        told = report.next_step(snapshot, store, key, step.quality, tried_all)
         before = replace(
             before,
             artifact=report.joined(before.artifact, told),
-            performance=told.performance,
+            candidates=report.marked(candidates, told),
+            performance=told.shown[key],
             reporting=told.progress,
         )
         if (fault := gate.check_performance(limits, shown)) and blocks:
             return replace(before, problem=fault)
     rolled = rollout.next_step(snapshot, step.artifact, runtime, store, drafted)
     return replace(before, rollout=rolled, problem=rolled.problem)
+
+
+def _reported(steps: Steps, snapshot: Snapshot, store: ModelStoreSpec, nearest: Candidate) -> Steps:
+    """A search without an answer, whose trials are kept all the same: what was too slow is what
+    the next one who asks wants to know."""
+    assert nearest.key is not None
+    shown = report.tried(steps.candidates)
+    told = report.next_step(snapshot, store, nearest.key, nearest.quality, shown)
+    # Its own Jobs are kept for their logs, though nothing is asked of them any more.
+    step = replace(steps.artifact, apply=[*steps.artifact.apply, *told.apply])
+    return replace(steps, artifact=step, candidates=report.marked(steps.candidates, told))
 
 
 def _status(snapshot: Snapshot, now: datetime, steps: Steps) -> QuantizedModelStatus:
