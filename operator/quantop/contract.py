@@ -11,9 +11,10 @@ without them the SDK's default chain (workload identity) is used.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -95,6 +96,12 @@ class StoreRef(Message):
     prefix: str = ""
     path_style: bool = True
     ca_bundle: str | None = None
+
+    @classmethod
+    def of(cls, s3: Mapping[str, Any]) -> Self:
+        """The bucket of a ModelStore whose ``spec.s3``, as JSON, is this."""
+        given = {name: value for name, value in s3.items() if value is not None}
+        return cls.model_validate({**given, "pathStyle": given["addressingStyle"] == "Path"})
 
 
 class SourceRef(Message):

@@ -78,15 +78,7 @@ class Models:
                 "StoreNotFound",
                 f"There is no ModelStore {self.store_name}: set registry.storeName of the chart.",
             )
-        s3 = found["spec"]["s3"]
-        return StoreRef(
-            endpoint=s3.get("endpoint"),
-            region=s3["region"],
-            bucket=s3["bucket"],
-            prefix=s3.get("prefix", ""),
-            path_style=s3["addressingStyle"] == "Path",
-            ca_bundle=s3.get("caBundle"),
-        )
+        return StoreRef.of(found["spec"]["s3"])
 
 
 def _file(name: str, manifest: Manifest) -> StoredFile:

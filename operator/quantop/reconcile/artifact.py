@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from quantop.api.modelstore import AddressingStyle, HubSources, ModelStoreSpec
+from quantop.api.modelstore import HubSources, ModelStoreSpec
 from quantop.api.quantizedmodel import (
     MAX_TASKS,
     Artifact,
@@ -104,15 +104,7 @@ def _step(
 
 def store_ref(store: ModelStoreSpec) -> StoreRef:
     """A ModelStore as pods are told it."""
-    s3 = store.s3
-    return StoreRef(
-        endpoint=s3.endpoint,
-        region=s3.region,
-        bucket=s3.bucket,
-        prefix=s3.prefix or "",
-        path_style=s3.addressing_style is AddressingStyle.PATH,
-        ca_bundle=s3.ca_bundle,
-    )
+    return StoreRef.of(store.s3.model_dump(mode="json", by_alias=True))
 
 
 def referrer(snapshot: Snapshot) -> Referrer:
