@@ -12,7 +12,7 @@ from prometheus_client import start_http_server
 from quantop import handlers, logs, metrics
 from quantop.kube import Kube
 from quantop.leader import LeaderElection, LeadershipLostError
-from quantop.reconcile.cache import Cache, Key
+from quantop.reconcile.cache import Cache, Entry, Key
 from quantop.reconcile.queue import WorkQueue
 from quantop.reconcile.reconciler import Reconciler
 from quantop.settings import Settings
@@ -38,10 +38,10 @@ def main() -> None:
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Run the operator until ``stop`` is set or a signal comes. Raises LeadershipLostError."""
     kube = await Kube.connect()
-    cache, queue = Cache(settings), WorkQueue[Key]()
+    cache, queue, unreadable = Cache(settings), WorkQueue[Key](), WorkQueue[Entry]()
     metrics.QUEUE_DEPTH.set_function(lambda: queue.depth)
     registry = kopf.OperatorRegistry()
-    handlers.register(registry, cache, queue)
+    handlers.register(registry, cache, queue, unreadable)
     ready = asyncio.Event()
     election = LeaderElection(kube, settings)
     start_http_server(settings.metrics_port)
@@ -56,7 +56,8 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             stop_flag=stop,
         )
     )
-    work = asyncio.create_task(lead(election, Reconciler(kube, cache), queue, settings.workers))
+    reconciler = Reconciler(kube, cache)
+    work = asyncio.create_task(lead(election, reconciler, queue, unreadable, settings.workers))
     try:
         # kopf ends on a signal; leading ends only by failing.
         done, _ = await asyncio.wait({watches, work}, return_when=asyncio.FIRST_COMPLETED)
@@ -73,12 +74,17 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
 
 async def lead(
-    election: LeaderElection, reconciler: Reconciler, queue: WorkQueue[Key], workers: int
+    election: LeaderElection,
+    reconciler: Reconciler,
+    queue: WorkQueue[Key],
+    unreadable: WorkQueue[Entry],
+    workers: int,
 ) -> None:
     """Work while the Lease is held. The caches are filled meanwhile, so that a takeover begins
     with what is known already. Raises LeadershipLostError."""
     await election.acquire()
     workers_ = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(workers)]
+    workers_.append(asyncio.create_task(unreadable.work(reconciler.warn)))
     try:
         await election.hold()
     finally:

@@ -19,7 +19,7 @@ from quantop.api.quantizer import QuantizerSpec
 from quantop.builders import meta
 from quantop.builders.meta import Manifest
 from quantop.reasons import Reason
-from quantop.reconcile.cache import Cache, Key, draft_name, node, parse, trim, trim_pod
+from quantop.reconcile.cache import Cache, Entry, Key, draft_name, node, parse, trim, trim_pod
 from quantop.reconcile.queue import WorkQueue
 from quantop.reconcile.snapshot import Node
 
@@ -52,8 +52,14 @@ def operator_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key]) -> None:
-    """Fill ``cache`` from watches of everything that a plan reads, and ``queue`` from changes."""
+def register(
+    registry: kopf.OperatorRegistry,
+    cache: Cache,
+    queue: WorkQueue[Key],
+    unreadable: WorkQueue[Entry],
+) -> None:
+    """Fill ``cache`` from watches of everything that a plan reads, ``queue`` from changes, and
+    ``unreadable`` from what of that is of no known shape."""
     seen_jobs: set[str] = set()
     seen_nodes: dict[str, tuple[str, Node]] = {}
 
@@ -82,6 +88,15 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
     def wake_all(_: Manifest) -> None:
         for key in cache.keys:
             queue.add(key)
+
+    def catalogue_changed(index: str) -> Callable[[Manifest], None]:
+        def react(body: Manifest) -> None:
+            wake_all(body)
+            entry = index, body["metadata"]["name"]
+            if cache.unreadable(entry):
+                unreadable.add(entry)
+
+        return react
 
     def wake_those_short_of_room(body: Manifest) -> None:
         uid, offers = body["metadata"]["uid"], node(body)
@@ -128,7 +143,7 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key
     for name, (plural, type_) in KINDS.items():
         resource = (GROUP, VERSION, plural)
         index(resource, name, _parser(type_))
-        event(resource, wake_all)
+        event(resource, catalogue_changed(name))
     for name, resource in CHILDREN.items():
         cut = trim_pod if name == "pods" else trim
         index(resource, name, _by_model(cut), labels=OURS)
@@ -182,8 +197,7 @@ def _by_model(cut: Callable[[Any], Manifest]) -> Callable[[Any], dict[Key, Manif
 
 def _parser(type_: Any) -> Callable[[Any], dict[str, Any]]:
     def make(body: Any) -> dict[str, Any]:
-        spec = parse(type_, body)
-        return {} if spec is None else {body["metadata"]["name"]: spec}
+        return {body["metadata"]["name"]: parse(type_, body)}
 
     return make
 

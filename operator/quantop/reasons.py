@@ -51,6 +51,7 @@ class Reason(StrEnum):
     # A person must act.
     INVALID_SPEC = "InvalidSpec"
     PRESET_NOT_FOUND = "PresetNotFound"
+    PRESET_NOT_READABLE = "PresetNotReadable"
     EVALUATION_REQUIRED = "EvaluationRequired"
     QUALITY_BELOW_LIMIT = "QualityBelowLimit"
     QUALITY_NOT_MEASURED = "QualityNotMeasured"
@@ -61,7 +62,9 @@ class Reason(StrEnum):
     NO_CANDIDATE_PASSES = "NoCandidatePasses"
     STORE_NOT_FOUND = "StoreNotFound"
     STORE_NOT_ALLOWED = "StoreNotAllowed"
+    STORE_NOT_READABLE = "StoreNotReadable"
     QUANTIZER_NOT_FOUND = "QuantizerNotFound"
+    QUANTIZER_NOT_READABLE = "QuantizerNotReadable"
     PRECISION_NOT_SUPPORTED = "PrecisionNotSupported"
     METHOD_NOT_SUPPORTED = "MethodNotSupported"
     WORKFLOW_NOT_SUPPORTED = "WorkflowNotSupported"
@@ -71,6 +74,7 @@ class Reason(StrEnum):
     CALIBRATION_REQUIRED = "CalibrationRequired"
     CALIBRATION_IGNORED = "CalibrationIgnored"
     RUNTIME_NOT_FOUND = "RuntimeNotFound"
+    RUNTIME_NOT_READABLE = "RuntimeNotReadable"
     FORMAT_NOT_SERVED = "FormatNotServed"
     OPTION_NOT_SUPPORTED = "OptionNotSupported"
     OPTION_VALUE_NOT_SUPPORTED = "OptionValueNotSupported"
@@ -87,3 +91,12 @@ class Reason(StrEnum):
     ROLLOUT_FAILED = "RolloutFailed"
     NAME_CONFLICT = "NameConflict"
     DELETION_FAILED = "DeletionFailed"
+
+
+NOT_READABLE = {
+    "ModelStore": Reason.STORE_NOT_READABLE,
+    "Quantizer": Reason.QUANTIZER_NOT_READABLE,
+    "ModelRuntime": Reason.RUNTIME_NOT_READABLE,
+    "Preset": Reason.PRESET_NOT_READABLE,
+}
+"""By the kind of an object that is stored in a shape which this version does not know."""

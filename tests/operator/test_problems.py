@@ -1,13 +1,17 @@
 """What a person must put right: said with its fix, and put right without a restart."""
 
+import copy
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from kubernetes import client
+from kubernetes.client import ApiException
 
 from tests.operator import objects
-from tests.operator.conftest import Cluster, Operator
+from tests.operator.conftest import GROUP, VERSION, Cluster, Operator
 from tests.operator.fake_node import Ends, Runs, Waits, refuses
 
 BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
@@ -118,6 +122,125 @@ def test_a_store_that_appears_is_used(cluster: Cluster, operator: Operator, name
     cluster.wait_for(namespace, "tiny", "Stalled", "True", "StoreNotFound")
     cluster.apply(objects.store("late"))
     cluster.wait_for(namespace, "tiny", "Ready")
+
+
+NAMED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "ModelStore": (
+        {"storage": {"storeName": "older"}},
+        "StoreNotReadable",
+        "spec.storage.storeName is 'older', a ModelStore that this operator cannot read "
+        "(spec.s3.bucket: Field required)",
+    ),
+    "Quantizer": (
+        {"quantization": {"format": "GGUF", "precision": "Q4_K_M", "quantizerName": "older"}},
+        "QuantizerNotReadable",
+        "spec.quantization.quantizerName is 'older', a Quantizer that this operator cannot read "
+        "(spec.image: Field required)",
+    ),
+    "ModelRuntime": (
+        {"serving": {"runtimeName": "older"}},
+        "RuntimeNotReadable",
+        "spec.serving.runtimeName is 'older', a ModelRuntime that this operator cannot read "
+        "(spec.image: Field required)",
+    ),
+    "Preset": (
+        {"quantization": {"presetName": "older"}},
+        "PresetNotReadable",
+        "spec.quantization.presetName is 'older', a Preset that this operator cannot read "
+        "(spec.description: Field required)",
+    ),
+}
+MADE: dict[str, Callable[..., dict[str, Any]]] = {
+    "ModelStore": objects.store,
+    "Quantizer": objects.quantizer,
+    "ModelRuntime": objects.runtime,
+    "Preset": objects.preset,
+}
+
+
+def older(kind: str, **spec: Any) -> dict[str, Any]:
+    """An object that lacks a field."""
+    manifest = MADE[kind]("older", **spec)
+    fields = manifest["spec"]["s3"] if kind == "ModelStore" else manifest["spec"]
+    del fields[{"ModelStore": "bucket", "Preset": "description"}.get(kind, "image")]
+    return manifest
+
+
+@contextmanager
+def another_version(cluster: Cluster, kind: str) -> Iterator[None]:
+    """The kind's CRD as one that asks for no field; as it was afterwards."""
+    api = client.ApiextensionsV1Api(cluster.core.api_client)
+    name = f"{objects.PLURALS[kind]}.{GROUP}"
+    read = api.read_custom_resource_definition(name)
+    versions = api.api_client.sanitize_for_serialization(read)["spec"]["versions"]
+    loose = copy.deepcopy(versions)
+    spec = loose[0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    for each in (spec, *spec["properties"].values()):
+        each.pop("required", None)
+    api.patch_custom_resource_definition(name, {"spec": {"versions": loose}})
+    try:
+        yield
+    finally:
+        api.patch_custom_resource_definition(name, {"spec": {"versions": versions}})
+
+
+def made(cluster: Cluster, manifest: dict[str, Any]) -> bool:
+    """Whether the API server takes an object now."""
+    try:
+        cluster.apply(copy.deepcopy(manifest))
+    except ApiException as error:
+        if error.status != 422:
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_who_names_what_cannot_be_read_is_told_so_and_so_is_who_wrote_it(
+    cluster: Cluster, operator: Operator, namespace: str, kind: str
+) -> None:
+    spec, reason, message = NAMED[kind]
+    with another_version(cluster, kind):
+        cluster.wait("it is stored", lambda: made(cluster, older(kind)))
+    cluster.apply(objects.model(namespace, **spec))
+    stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", reason)
+    assert message in stalled["message"]
+
+    def warnings() -> list[Any]:
+        about = f"involvedObject.kind={kind},involvedObject.name=older"
+        events = cluster.core.list_namespaced_event("default", field_selector=about).items
+        return [(e.type, e.reason, e.message) for e in events]
+
+    ((type_, told, note),) = cluster.wait("it is warned of", warnings)
+    assert (type_, told) == ("Warning", reason)
+    assert message[message.index("(") :] in note
+    time.sleep(1)
+    mark = cluster.plane.audit.mark()
+    cluster.core.patch_namespace(namespace, {"metadata": {"labels": {"touched": "true"}}})
+    time.sleep(2)
+    assert cluster.writes(mark) == [], "nothing is said twice"
+    operator.kill()
+    operator.start()
+    cluster.wait("it leads again", operator.leads)
+    time.sleep(3)
+    assert len(warnings()) == 1, "a restart says nothing again"
+
+    cluster.custom.delete_cluster_custom_object(GROUP, VERSION, objects.PLURALS[kind], "older")
+    cluster.apply(MADE[kind]("older"))
+    cluster.wait_for(namespace, "tiny", "Ready")
+    assert len(warnings()) == 1
+
+
+def test_what_cannot_be_read_is_named_where_nothing_else_does_it(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    with another_version(cluster, "Quantizer"):
+        cluster.wait("it is stored", lambda: made(cluster, older("Quantizer", format="Older")))
+    cluster.apply(objects.model(namespace, quantization={"format": "Older", "precision": "Q8_0"}))
+    stalled = cluster.wait_for(namespace, "tiny", "Stalled", "True", "QuantizerNotFound")
+    assert stalled["message"].endswith(
+        "Left out, as this operator cannot read it: Quantizer older (spec.image: Field required)."
+    )
 
 
 def test_a_store_is_closed_to_other_namespaces(

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 """Namespace and name of a QuantizedModel."""
+Entry = tuple[str, str]
+"""One of the catalogue's objects: the name of its index, and its own."""
+CATALOGUE = ("stores", "quantizers", "runtimes", "presets")
+"""The indexes of the cluster-scoped kinds."""
 Identity = tuple[str, str, str]
 """Kind, namespace and name."""
 T = TypeVar("T", bound=ApiModel)
@@ -82,16 +87,30 @@ def node(body: Mapping[str, Any]) -> Node:
     )
 
 
-def parse(model: type[T], body: Mapping[str, Any]) -> T | None:
-    """The spec of a cluster-scoped kind; None, and a log line, when it is of no known shape."""
+@dataclass(frozen=True)
+class Unreadable:
+    """An object of a cluster-scoped kind that is stored in a shape which this version does not
+    know, as it is where another one wrote it."""
+
+    manifest: Manifest
+    """Its kind and metadata."""
+    why: str
+
+
+def parse(model: type[T], body: Mapping[str, Any]) -> T | Unreadable:
+    """The spec of a cluster-scoped kind, or why it cannot be read."""
     try:
-        return model.model_validate(body["spec"])
+        return model.model_validate(body.get("spec"))
     except ValidationError as error:
-        logger.warning(
-            "ignoring an object of unknown shape",
-            extra={"object": f"{body.get('kind')}/{body['metadata']['name']}", "error": str(error)},
-        )
-        return None
+        kind = {"kind": body["kind"], "metadata": body["metadata"]}
+        return Unreadable(trim(kind), first_problem(error))
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of the fields of a spec that are not of this version's shape, and why."""
+    first = error.errors()[0]
+    where = ".".join(["spec", *map(str, first["loc"])])
+    return f"{where}: {first['msg']}"
 
 
 class Cache:
@@ -159,10 +178,16 @@ class Cache:
             settings=self._settings,
             namespace_labels=about.get("labels", {}),
             namespace_terminating=about.get("terminating", False),
-            stores=self._named("stores"),
-            quantizers=self._named("quantizers"),
-            runtimes=self._named("runtimes"),
-            presets=self._named("presets"),
+            stores=self._readable("stores"),
+            quantizers=self._readable("quantizers"),
+            runtimes=self._readable("runtimes"),
+            presets=self._readable("presets"),
+            unreadable={
+                (found.manifest["kind"], name): found.why
+                for index in CATALOGUE
+                for name, found in self._named(index).items()
+                if isinstance(found, Unreadable)
+            },
             jobs={
                 job["metadata"]["name"]: job
                 for job in self._all("jobs", key, "Job")
@@ -178,6 +203,11 @@ class Cache:
             draft=self._draft(key, model),
             drafts_for=tuple(sorted(self._drafts_for(key))),
         )
+
+    def unreadable(self, entry: Entry) -> Unreadable | None:
+        """One of the catalogue's objects, if it cannot be read."""
+        found = self._one(*entry)
+        return found if isinstance(found, Unreadable) else None
 
     def kin(self, key: Key) -> list[Key]:
         """The models that a change of this one may matter to: those that draft with it, and those
@@ -243,6 +273,13 @@ class Cache:
             name: value
             for name in self._indexes.get(index, ())
             for value in self._values(index, name)
+        }
+
+    def _readable(self, index: str) -> dict[str, Any]:
+        return {
+            name: spec
+            for name, spec in self._named(index).items()
+            if not isinstance(spec, Unreadable)
         }
 
     def _one(self, index: str, key: Any) -> Any:

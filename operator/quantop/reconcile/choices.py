@@ -18,7 +18,7 @@ from quantop.api.quantizer import (
     QuantizerPrecision,
     QuantizerSpec,
 )
-from quantop.reasons import Reason
+from quantop.reasons import NOT_READABLE, Reason
 from quantop.reconcile import options, workflow
 from quantop.reconcile.snapshot import Problem, Snapshot
 
@@ -53,7 +53,7 @@ def choose_store(snapshot: Snapshot) -> ModelStoreSpec | Problem:
     name = snapshot.spec.storage.store_name
     store = snapshot.stores.get(name)
     if store is None:
-        return Problem(
+        return unreadable(snapshot, "spec.storage.storeName", "ModelStore", name) or Problem(
             Reason.STORE_NOT_FOUND,
             f"spec.storage.storeName is {name!r}, but there is no such ModelStore; "
             f"{there_are('ModelStores', snapshot.stores)}. Name one of them, or create it.",
@@ -134,7 +134,8 @@ def _offering(snapshot: Snapshot) -> tuple[str, QuantizerSpec, QuantizerPrecisio
     return Problem(
         Reason.PRECISION_NOT_SUPPORTED,
         f"spec.quantization.precision is {snapshot.precision!r}, which no Quantizer for "
-        f"{snapshot.format} offers here; possible: {_listed(possible)}{named}.",
+        f"{snapshot.format} offers here; possible: {_listed(possible)}{named}."
+        f"{_left_out(snapshot, 'Quantizer')}",
     )
 
 
@@ -145,10 +146,11 @@ def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
     if wanted.quantizer_name is not None:
         candidates = [item for item in candidates if item[0] == wanted.quantizer_name]
         if not candidates:
-            return Problem(
+            field, name = "spec.quantization.quantizerName", wanted.quantizer_name
+            return unreadable(snapshot, field, "Quantizer", name) or Problem(
                 Reason.QUANTIZER_NOT_FOUND,
-                f"spec.quantization.quantizerName is {wanted.quantizer_name!r}, but there is no "
-                f"such Quantizer; {there_are('Quantizers', snapshot.quantizers)}.",
+                f"{field} is {name!r}, but there is no such Quantizer; "
+                f"{there_are('Quantizers', snapshot.quantizers)}.",
             )
     writers = [(name, q) for name, q in candidates if q.format == snapshot.format]
     if not writers:
@@ -157,7 +159,8 @@ def _writers(snapshot: Snapshot) -> list[tuple[str, QuantizerSpec]] | Problem:
         return Problem(
             Reason.QUANTIZER_NOT_FOUND,
             f"spec.quantization.format is {snapshot.format!r}, but {who} "
-            f"{_listed(formats) or 'nothing: there is none'}.",
+            f"{_listed(formats) or 'nothing: there is none'}."
+            f"{'' if wanted.quantizer_name else _left_out(snapshot, 'Quantizer')}",
         )
     # Who names none wants what runs wherever the format does.
     general = [item for item in writers if not item[1].hardware]
@@ -189,10 +192,11 @@ def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Probl
     if serving.runtime_name is not None:
         runtime = snapshot.runtimes.get(serving.runtime_name)
         if runtime is None:
-            return Problem(
+            field, name = "spec.serving.runtimeName", serving.runtime_name
+            return unreadable(snapshot, field, "ModelRuntime", name) or Problem(
                 Reason.RUNTIME_NOT_FOUND,
-                f"spec.serving.runtimeName is {serving.runtime_name!r}, but there is no such "
-                f"ModelRuntime; {there_are('ModelRuntimes', snapshot.runtimes)}.",
+                f"{field} is {name!r}, but there is no such ModelRuntime; "
+                f"{there_are('ModelRuntimes', snapshot.runtimes)}.",
             )
         if serving.runtime_name not in able:
             return Problem(
@@ -207,7 +211,8 @@ def _able_runtime(snapshot: Snapshot, serving: Serving) -> ChosenRuntime | Probl
             Reason.RUNTIME_NOT_FOUND,
             f"no ModelRuntime of this cluster serves {snapshot.format} {snapshot.precision}"
             f"{made_for}; {there_are('ModelRuntimes', snapshot.runtimes)}. Install one that does, "
-            "or remove spec.serving to make the artifact alone.",
+            "or remove spec.serving to make the artifact alone."
+            f"{_left_out(snapshot, 'ModelRuntime')}",
         )
     name = min(able, key=lambda n: (-able[n].priority, n))
     return ChosenRuntime(name, able[name])
@@ -315,6 +320,24 @@ def _served(runtime: ModelRuntimeSpec) -> str:
         f.format + (f" ({limits})" if (limits := ", ".join([*f.precisions, *f.hardware])) else "")
         for f in runtime.formats
     )
+
+
+def unreadable(snapshot: Snapshot, field: str, kind: str, name: str) -> Problem | None:
+    """The Problem that a field names an object which is there, and cannot be read."""
+    why = snapshot.unreadable.get((kind, name))
+    if why is None:
+        return None
+    return Problem(
+        NOT_READABLE[kind],
+        f"{field} is {name!r}, a {kind} that this operator cannot read ({why}): it was written for "
+        "another version. Apply it again in the shape of this one, or name another.",
+    )
+
+
+def _left_out(snapshot: Snapshot, kind: str) -> str:
+    """What a message adds that lists objects of a kind, if some of them cannot be read."""
+    found = [f"{name} ({why})" for (of, name), why in snapshot.unreadable.items() if of == kind]
+    return f" Left out, as this operator cannot read it: {kind} {_listed(found)}." if found else ""
 
 
 def _listed(names: Iterable[str]) -> str:

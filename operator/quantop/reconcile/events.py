@@ -7,7 +7,8 @@ from datetime import datetime
 from quantop.api.base import API_VERSION
 from quantop.api.quantizedmodel import CandidateState, QuantizedModelStatus
 from quantop.builders.meta import Manifest
-from quantop.reasons import ConditionType, Reason
+from quantop.contract import digest
+from quantop.reasons import NOT_READABLE, ConditionType, Reason
 
 TOLD = (
     ConditionType.STALLED,
@@ -29,6 +30,10 @@ QUIET = {Reason.PENDING, Reason.HEALTHY, Reason.NOT_REQUESTED, Reason.SETTLED}
 COMPONENT = "quantop-operator"
 NOTE_LENGTH = 1024
 """The API's bound on an Event's note."""
+NAME_LENGTH = 200
+"""What of an object's name an Event's has; the API's bound is 253."""
+OF_CLUSTER_SCOPED = "default"
+"""The namespace in which Kubernetes has the Events of what has none."""
 
 
 def transitions(
@@ -59,16 +64,36 @@ def transitions(
         yield _event(model, condition.reason, condition.type, condition.message, warning, now)
 
 
+def unreadable(found: Manifest, why: str, now: datetime) -> Manifest:
+    """An Event on an object of a cluster-scoped kind that cannot be read. Of the same version of
+    it the name is always the same, so that the API server keeps one."""
+    note = (
+        f"This operator cannot read it ({why}) and works as if it were not there: it was written "
+        "for another version. Apply it again in the shape of this one, which the installed CRD "
+        "has, or run the operator that it was written for."
+    )
+    metadata = found["metadata"]
+    mark = digest([metadata["uid"], metadata["resourceVersion"]])
+    return _event(found, NOT_READABLE[found["kind"]], "Read", note, True, now, mark)
+
+
 def _event(
-    model: Manifest, reason: str, action: str, note: str, warning: bool, now: datetime
+    regarding: Manifest,
+    reason: str,
+    action: str,
+    note: str,
+    warning: bool,
+    now: datetime,
+    mark: str | None = None,
 ) -> Manifest:
-    metadata = model["metadata"]
+    metadata = regarding["metadata"]
+    of = {key: metadata[key] for key in ("namespace",) if key in metadata}
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}",
-            "namespace": metadata["namespace"],
+            "name": f"{metadata['name'][:NAME_LENGTH]}.{(mark or uuid.uuid4().hex)[:16]}",
+            "namespace": metadata.get("namespace", OF_CLUSTER_SCOPED),
         },
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": "Warning" if warning else "Normal",
@@ -79,9 +104,9 @@ def _event(
         "reportingInstance": COMPONENT,
         "regarding": {
             "apiVersion": API_VERSION,
-            "kind": "QuantizedModel",
+            "kind": regarding["kind"],
             "name": metadata["name"],
-            "namespace": metadata["namespace"],
+            **of,
             "uid": metadata["uid"],
             "resourceVersion": metadata["resourceVersion"],
         },

@@ -28,6 +28,7 @@ OF_WHAT_IT_SAYS = {
     Reason.QUALITY_NOT_MEASURED,
     Reason.QUANTIZER_NOT_FOUND,
     Reason.RUNTIME_NOT_FOUND,
+    Reason.RUNTIME_NOT_READABLE,
     Reason.SERVING_REQUIRED,
     Reason.WORKFLOW_NOT_SUPPORTED,
 }
@@ -42,9 +43,10 @@ def spelt_out(snapshot: Snapshot) -> Snapshot | Problem:
         return snapshot
     preset = snapshot.presets.get(name)
     if preset is None:
-        return Problem(
+        field = "spec.quantization.presetName"
+        return choices.unreadable(snapshot, field, "Preset", name) or Problem(
             Reason.PRESET_NOT_FOUND,
-            f"spec.quantization.presetName is {name!r}, but there is no such Preset; "
+            f"{field} is {name!r}, but there is no such Preset; "
             f"{choices.there_are('Presets', snapshot.presets)}. Name one of them, create it, or "
             "set format and precision instead.",
         )

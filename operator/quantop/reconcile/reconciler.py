@@ -16,7 +16,7 @@ from quantop.conditions import State, merge
 from quantop.kube import ApiError, Kube
 from quantop.reasons import ConditionType, Reason
 from quantop.reconcile import events
-from quantop.reconcile.cache import Cache, Key
+from quantop.reconcile.cache import Cache, Entry, Key, first_problem
 from quantop.reconcile.plan import Plan, plan, stalled
 from quantop.reconcile.snapshot import Problem, Snapshot
 
@@ -40,6 +40,7 @@ class Reconciler:
         self._kube = kube
         self._cache = cache
         self._now = now
+        self._warned: dict[Entry, str] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass over the object of that key. Returns the seconds after which another is wanted.
@@ -57,6 +58,22 @@ class Reconciler:
                 return again
             finally:
                 metrics.reconciled(result, time.monotonic() - began)
+
+    async def warn(self, entry: Entry) -> None:
+        """Warn once of an object that cannot be read, as long as it is as it is."""
+        found = self._cache.unreadable(entry)
+        version = found.manifest["metadata"]["resourceVersion"] if found else ""
+        if found is None or self._warned.get(entry) == version:
+            return
+        told = {"object": _named(found.manifest), "why": found.why}
+        logger.warning("an object cannot be read", extra=told)
+        try:
+            await self._kube.create(events.unreadable(found.manifest, found.why, self._now()))
+        except ApiError as error:
+            # 409: an earlier leader did.
+            if error.status != 409:
+                logger.warning("an Event was not written", extra={"error": str(error)})
+        self._warned[entry] = version
 
     async def _pass(self, model: Manifest) -> float | None:
         try:
@@ -162,9 +179,7 @@ class Reconciler:
 
     async def _invalid(self, model: Manifest, error: ValidationError) -> None:
         """The stored spec is not of this version's shape: say so, and touch nothing else."""
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"spec.{where}: {first['msg']}. Apply the object again with a valid value."
+        message = f"{first_problem(error)}. Apply the object again with a valid value."
         state = State(False, Reason.INVALID_SPEC, message)
         generation = int(model["metadata"].get("generation", 0))
         raw = model.get("status", {})

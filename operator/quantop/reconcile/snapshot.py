@@ -62,6 +62,9 @@ class Snapshot:
     quantizers: Mapping[str, QuantizerSpec] = field(default_factory=dict)
     runtimes: Mapping[str, ModelRuntimeSpec] = field(default_factory=dict)
     presets: Mapping[str, PresetSpec] = field(default_factory=dict)
+    unreadable: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Of these four kinds, those that are stored in a shape which this version does not know: what
+    is wrong with each, by kind and name."""
     jobs: Mapping[str, Manifest] = field(default_factory=dict)
     pods: tuple[Manifest, ...] = ()
     deployment: Manifest | None = None
