@@ -28,7 +28,7 @@ import numpy as np
 from quantop_adapters import byhand
 from quantop_adapters.stage import Calibration, Evaluation
 
-ENCODER, IR = "ONNXEncoder", "OpenVINO"
+ENCODER, GGUF_ENCODER, IR = "ONNXEncoder", "GGUFEncoder", "OpenVINO"
 EVALUATED_TOKENS = 4096
 PARALLEL = 2
 
@@ -81,8 +81,16 @@ def encoder(model: str, precision: str, method: str = "", calibrated: bool = Fal
     return Recipe(model, "onnxruntime", ENCODER, precision, method, calibrated)
 
 
+def gguf_encoder(model: str, precision: str) -> Recipe:
+    """A recipe of llama.cpp for models that make embeddings."""
+    return Recipe(model, "llama_cpp_encoder", GGUF_ENCODER, precision)
+
+
 MODELS = ("tiny-llama", "tiny-phi3")
 ENCODERS = ("tiny-bert", "tiny-bert-classifier")
+EMBEDDER = "tiny-llama-embedder"
+"""tiny-llama with sentence-transformers' files: a decoder whose last state is the embedding."""
+EMBEDDERS = ("tiny-bert", EMBEDDER)
 GOOD = [
     recipe
     for model in MODELS
@@ -110,13 +118,34 @@ GOOD = [
         encoder(model, "INT8", "StaticA16MinMax", calibrated=True),
     )
 ]
-Q8_0, Q4_K_M, F16 = (gguf("tiny-llama", each) for each in ("Q8_0", "Q4_K_M", "F16"))
+GOOD += [
+    gguf_encoder(model, precision)
+    for model in EMBEDDERS
+    for precision in ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_0", "IQ4_XS")
+]
+Q8_0, Q4_K_M = (gguf("tiny-llama", each) for each in ("Q8_0", "Q4_K_M"))
 W8A8, W4A16 = (compressed("tiny-llama", each, "GPTQ") for each in ("W8A8", "W4A16"))
 FP32, INT8, INT4 = (onnx("tiny-llama", each) for each in ("FP32", "INT8", "INT4"))
 MLX_8, MLX_4 = (mlx("tiny-llama", each) for each in ("8bit", "4bit"))
 IR_32, IR_8, IR_4 = (ir("tiny-llama", each) for each in ("FP32", "INT8", "INT4"))
 ENCODER_32, ENCODER_8, ENCODER_4 = (encoder("tiny-bert", each) for each in ("FP32", "INT8", "INT4"))
 CLASSIFIER_8, CLASSIFIER_4 = (encoder("tiny-bert-classifier", each) for each in ("INT8", "INT4"))
+BERT_8, BERT_4 = (gguf_encoder("tiny-bert", each) for each in ("Q8_0", "Q4_K_M"))
+EMBEDDER_8, EMBEDDER_4 = (gguf_encoder(EMBEDDER, each) for each in ("Q8_0", "Q4_K_M"))
+
+
+def write_embedder(decoder: Path, folder: Path) -> None:
+    """A checkpoint of a decoder that says of itself how its states become an embedding."""
+    shutil.copytree(decoder, folder)
+    kinds = {"": "Transformer", "pooling": "Pooling"}
+    modules = [
+        {"path": path, "type": f"sentence_transformers.models.{kind}"}
+        for path, kind in kinds.items()
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "pooling").mkdir()
+    pooling = {"pooling_mode_lasttoken": True}
+    (folder / "pooling" / "config.json").write_text(json.dumps(pooling))
 
 
 class Workshop:
@@ -125,6 +154,11 @@ class Workshop:
     def __init__(self, models: Path, work: Path) -> None:
         self.models = models
         self.work = work
+        write_embedder(models / "tiny-llama", self.source(EMBEDDER))
+
+    def source(self, model: str) -> Path:
+        """Where a checkpoint is."""
+        return (self.work if model == EMBEDDER else self.models) / model
 
     def folder(self, recipe: Recipe) -> Path:
         """Where a good artifact of the recipe is."""
@@ -133,10 +167,11 @@ class Workshop:
     def stage(self, stage: str, recipe: Recipe, folder: Path) -> tuple[int, dict[str, Any]]:
         """Run a stage as the operator does; its exit status and termination message."""
         low, high = BANDS.get((recipe.format, recipe.precision), (None, None))
-        text = "classification.jsonl" if recipe.format == ENCODER else "evaluation.txt"
+        reads_whole = recipe.format in (ENCODER, GGUF_ENCODER)
+        text = "classification.jsonl" if reads_whole else "evaluation.txt"
         task = byhand.task_below(
             folder,
-            self.models / recipe.model,
+            self.source(recipe.model),
             (recipe.format, recipe.precision, recipe.method),
             calibration=Calibration(self.models / "calibration.txt", 64, 256)
             if recipe.calibrated
@@ -259,6 +294,8 @@ def swap_two_tokens(artifact: Path) -> None:
 
 # GGUF.
 
+GGUF_CLS = 2
+"""llama.cpp's number of the pooling that takes the first token's state."""
 SCALE_BYTES = {"Q8_0": (34, 2), "Q4_K": (144, 4), "Q6_K": (210, 0), "Q5_0": (22, 2)}
 """Bytes of a block and of the scales at its start (ggml's block structures)."""
 
@@ -291,7 +328,8 @@ def gguf_norm(value: float) -> Callable[[Path], None]:
     """One number of a norm, which stays in 32 bits, set to a value."""
 
     def plant(artifact: Path) -> None:
-        gguf_tensors(artifact)["blk.2.attn_norm.weight"].data[3] = value
+        tensors = gguf_tensors(artifact)
+        tensors[named(tensors, "blk.1.", "norm.weight")].data[3] = value
 
     return plant
 
@@ -305,7 +343,7 @@ def gguf_swap_layers(artifact: Path) -> None:
     """Two layers that changed places, as far as their types are the same."""
     tensors = gguf_tensors(artifact)
     for name, tensor in tensors.items():
-        other = tensors.get(name.replace("blk.0.", "blk.2."))
+        other = tensors.get(name.replace("blk.0.", "blk.1."))
         if name.startswith("blk.0.") and other and other.data.shape == tensor.data.shape:
             kept = tensor.data.copy()
             tensor.data[:] = other.data
@@ -318,12 +356,37 @@ def gguf_permute_rows(artifact: Path) -> None:
     data[:] = np.roll(data, 1, axis=0)
 
 
-def gguf_swap_tokens(artifact: Path) -> None:
-    """Two tokens of the same length that changed places in the file's token list."""
+def gguf_field(artifact: Path, key: str) -> Any:
+    """What the file says under the first key that holds this; its `parts` can be written to."""
     from quantop_adapters.gguf_convert import import_from_llama_cpp
 
     reader = import_from_llama_cpp("gguf").GGUFReader(artifact / "model.gguf", "r+")
-    field = reader.fields["tokenizer.ggml.tokens"]
+    return reader.fields[named(reader.fields, key)]
+
+
+def gguf_says(key: str, value: int) -> Callable[[Path], None]:
+    """A number that the file says of its model, set to a value."""
+
+    def plant(artifact: Path) -> None:
+        field = gguf_field(artifact, key)
+        assert field.parts[field.data[0]][0] != value, "it is another one"
+        field.parts[field.data[0]][0] = value
+
+    return plant
+
+
+def gguf_stale(other: Path) -> Callable[[Path], None]:
+    """A file of an earlier run, from when artifacts were split."""
+
+    def plant(artifact: Path) -> None:
+        shutil.copy(other / "model.gguf", artifact / "model-00001-of-00001.gguf")
+
+    return plant
+
+
+def gguf_swap_tokens(artifact: Path) -> None:
+    """Two tokens of the same length that changed places in the file's token list."""
+    field = gguf_field(artifact, "tokenizer.ggml.tokens")
     tokens = [field.parts[index] for index in field.data[300:400]]
     one, other = next(
         (one, other)
@@ -648,10 +711,15 @@ def faults(shop: Workshop) -> Iterator[Fault]:
         (ENCODER_8, ENCODER_4),
         (ENCODER_4, ENCODER_8),
         (CLASSIFIER_8, CLASSIFIER_4),
+        (BERT_8, BERT_4),
+        (BERT_4, BERT_8),
+        (EMBEDDER_8, EMBEDDER_4),
+        (EMBEDDER_4, EMBEDDER_8),
     ):
         yield recipe, "wrong precision behind the right name", replaced_by(shop.folder(other))
-    for recipe in (Q8_0, Q4_K_M):
-        yield recipe, "unquantized weights", replaced_by(shop.folder(F16))
+    for recipe in (Q8_0, Q4_K_M, BERT_8, BERT_4, EMBEDDER_8, EMBEDDER_4):
+        full = shop.folder(replace(recipe, precision="F16"))
+        yield recipe, "unquantized weights", replaced_by(full)
         yield recipe, "zeroed scales", gguf_scales(0)
         yield recipe, "NaN in scales", gguf_scales(np.nan)
         yield recipe, "infinite number", gguf_norm(np.inf)
@@ -659,7 +727,22 @@ def faults(shop: Workshop) -> Iterator[Fault]:
         yield recipe, "swapped layers", gguf_swap_layers
         yield recipe, "permuted vocabulary", gguf_permute_rows
         yield recipe, "another tokenizer", gguf_swap_tokens
-        yield recipe, "skipped layers", gguf_skip_layer(shop.folder(F16), recipe.precision)
+        yield recipe, "skipped layers", gguf_skip_layer(full, recipe.precision)
+        yield recipe, "stale files of an earlier run", gguf_stale(shop.folder(recipe))
+    for recipe, other in (
+        (BERT_8, EMBEDDER_8),
+        (BERT_4, EMBEDDER_4),
+        (EMBEDDER_8, BERT_8),
+        (EMBEDDER_4, BERT_4),
+    ):
+        yield recipe, "nothing written", write_nothing
+        yield recipe, "truncated", truncate
+        yield recipe, "garbled", garble
+        yield recipe, "another model's artifact", replaced_by(shop.folder(other))
+        yield recipe, "another pooling", gguf_says("pooling_type", GGUF_CLS)
+        yield recipe, "another special token", gguf_says("bos_token_id", 300)
+    for recipe in (BERT_8, BERT_4):
+        yield recipe, "another normalizer", gguf_says("normalizer.lowercase", 0)
     for recipe in (W8A8, W4A16):
         yield recipe, "unquantized weights", copy_source(source)
         yield recipe, "zeroed scales", fill(0, "layers.1.mlp.down_proj.weight_scale")

@@ -7,6 +7,7 @@ LLAMA_CPP_* as in the image's Dockerfile, and QUANTOP_TOOLCHAIN_PYTHON=PYTHON.
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,16 @@ def test_no_file_is_larger_than_asked_and_all_are_one_model(tmp_path: Path) -> N
     assert max(sizes.values()) <= most
     assert types(split) == types(whole)
     assert said["totalLayers"] == 29
+
+
+def test_a_file_of_an_earlier_run_is_not_measured_for_another(tmp_path: Path) -> None:
+    convert(tmp_path)
+    artifact = tmp_path / "artifact"
+    shutil.copy(artifact / "model.gguf", artifact / "model-00001-of-00001.gguf")
+    (tmp_path / "state" / "quality.json").unlink()
+    refused = convert(tmp_path)
+    assert (refused["stage"], refused["reason"]) == ("evaluate", "ArtifactNotReadable")
+    assert "in more than one file" in refused["message"]
 
 
 def test_a_model_that_fits_stays_one_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,10 @@ class LlamaCpp:
             for path in sorted(artifact.glob("*.gguf"))
             for tensor in gguf.GGUFReader(path).tensors
         ]
+        names = Counter(tensor.name for tensor in tensors)
+        if twice := [name for name, count in names.items() if count > 1]:
+            # What is measured need not be what is served.
+            raise ValueError(f"{twice[0]} is in more than one file")
         looked_up = self.looked_up({tensor.name for tensor in tensors})
         return Coverage(
             tuple(
