@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantop_adapters import answers, checkpoint, gguf_convert, harness, llama_cpp, perplexity
+from quantop_adapters import (
+    answers,
+    checkpoint,
+    gguf_convert,
+    harness,
+    llama_cpp,
+    perplexity,
+    stage,
+)
 from quantop_adapters.comparison import Comparison
 
 WINDOW = 256
 WINDOWS = 32
-TRIES = 20
-"""Of a tool whose last lines may be lost."""
 PATTERNS = {
     "perplexity of the source": r"Mean PPL\(base\)\s*:\s*([0-9.]+)",
     "perplexity of the artifact": r"Mean PPL\(Q\)\s*:\s*([0-9.]+)",
@@ -147,22 +152,19 @@ def llama_perplexity(source: Path, text: str, work: Path) -> Iterator[dict[str, 
 
 
 def figures(*command: object) -> dict[str, float]:
-    """What llama-perplexity printed, by the names of PATTERNS.
-
-    It prints by a thread that it does not wait for when it ends (llama.cpp's pull request 22273
-    leaks the log on purpose), so that on a busy machine the last lines, which are all that is
-    wanted, may be lost while its exit status is 0: of thirty runs beside another load, one was.
+    """What llama-perplexity printed, by the names of PATTERNS: its last lines, which on a busy
+    machine may be lost while its exit status is 0.
 
     Raises:
-        RuntimeError: it never printed them all.
+        ToolError: it failed, or never printed them all.
     """
-    for _ in range(TRIES):
-        said = run(*command)
-        found = {what: re.search(pattern, said) for what, pattern in PATTERNS.items()}
-        if all(found.values()):
-            return {what: float(match[1]) for what, match in found.items() if match}
-    missing = ", ".join(what for what, match in found.items() if not match)
-    raise RuntimeError(f"{command[0]} printed no {missing}, {TRIES} times: {said[-2000:]}")
+
+    def found(said: str) -> dict[str, float]:
+        matches = {what: re.search(pattern, said) for what, pattern in PATTERNS.items()}
+        return {what: float(match[1]) for what, match in matches.items() if match}
+
+    said = llama_cpp.ask(list(map(str, command)), lambda said: len(found(said)) == len(PATTERNS))
+    return found(said)
 
 
 def second_half(engine: llama_cpp.Engine, window: list[int], half: int) -> list[Any]:
@@ -173,13 +175,9 @@ def second_half(engine: llama_cpp.Engine, window: list[int], half: int) -> list[
     return [rows[half:]]
 
 
-def run(*command: object) -> str:
-    """Run a tool; what it printed."""
-    arguments = [str(part) for part in command]
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{arguments[0]} ended with {done.returncode}: {done.stdout[-2000:]}")
-    return done.stdout
+def run(*command: object) -> None:
+    """Run a tool."""
+    stage.run_tool(list(map(str, command)))
 
 
 def main(arguments: list[str]) -> int:

@@ -1,11 +1,11 @@
-"""What decides how a checkpoint's tokenizer becomes GGUF's."""
+"""What decides how a checkpoint's tokenizer becomes GGUF's, and what llama.cpp's tools say."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from quantop_adapters import gguf_convert
+from quantop_adapters import gguf_convert, llama_cpp, stage
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
@@ -60,3 +60,60 @@ def test_such_a_name_stays_where_the_vocabulary_is_phi3s(tmp_path: Path) -> None
 
 def test_any_other_name_stays(tmp_path: Path) -> None:
     assert gguf_convert.display_name("llama-3", write_tokenizer(tmp_path)) == "llama-3"
+
+
+def fake_tool(folder: Path, *runs: str) -> list[str]:
+    """A command of shell words for each run, the last of which is repeated."""
+    count = folder / "count"
+    cases = "".join(f"{number}) {run} ;;\n" for number, run in enumerate(runs[:-1]))
+    script = f"""
+n=$(cat {count} 2>/dev/null || echo 0); echo $((n + 1)) > {count}
+case $n in
+{cases}*) {runs[-1]} ;;
+esac
+"""
+    return ["sh", "-c", script]
+
+
+def asked(folder: Path) -> int:
+    """How often the fake tool was run."""
+    return int((folder / "count").read_text())
+
+
+REASON = "echo '0.00.018.672 E llama_model_load_from_file_impl: failed to load model'; exit 1"
+
+
+def test_a_tool_that_failed_without_a_word_is_asked_again_why(tmp_path: Path) -> None:
+    tool = fake_tool(tmp_path, "exit 1", "echo '0.00.001 I loading'; exit 1", REASON)
+    with pytest.raises(stage.ToolError, match=r"exited with 1: .*failed to load model"):
+        llama_cpp.ask(tool)
+    assert asked(tmp_path) == 3
+
+
+def test_a_tool_that_never_says_why_fails_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(stage.ToolError, match="exited with 1"):
+        llama_cpp.ask(fake_tool(tmp_path, "exit 1"))
+    assert asked(tmp_path) == llama_cpp.TRIES
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.0])
+def test_a_tool_that_was_ended_or_took_long_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    monkeypatch.setattr(llama_cpp, "QUICK_SECONDS", patience)
+    with pytest.raises(stage.ToolError):
+        llama_cpp.ask(fake_tool(tmp_path, "kill -9 $$" if patience else "exit 1"))
+    assert asked(tmp_path) == 1
+
+
+def test_a_tool_is_asked_again_for_what_it_did_not_tell(tmp_path: Path) -> None:
+    tool = fake_tool(tmp_path, "echo loading", "echo Mean KLD: 0.5")
+    assert llama_cpp.ask(tool, lambda said: "KLD" in said) == "Mean KLD: 0.5"
+    assert asked(tmp_path) == 2
+    with pytest.raises(stage.ToolError, match="did not tell, 20 times: Mean KLD"):
+        llama_cpp.ask(tool, lambda said: "PPL" in said)
+
+
+def test_a_tool_that_ends_well_without_a_word_has_said_all(tmp_path: Path) -> None:
+    assert llama_cpp.ask(fake_tool(tmp_path, "true")) == ""
+    assert asked(tmp_path) == 1

@@ -7,8 +7,9 @@ import importlib
 import os
 import re
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ WEIGHTED_ONLY = (
     "IQ1_M",
     "IQ1_S",
 )
+TRIES = 20
+"""Of a tool whose last lines may be lost."""
+QUICK_SECONDS = 60.0
+"""A failure that took longer is not worth another try for its reason: the Job makes one anyway."""
+ERROR_LINE = re.compile(r"[0-9] E ")
+"""How its log begins a line of an error, behind the time."""
 BATCH = 256
 """Tokens decoded at once; as all logits are kept, this bounds memory for large vocabularies."""
 
@@ -293,7 +300,7 @@ class LlamaCpp:
         command = ["llama-imatrix", "--model", str(full), "--file", str(text)]
         command += ["--output", str(matrix), "--ctx-size", str(length), "--chunks", str(chunks)]
         command += ["--no-ppl", "--threads", str(task.threads)]
-        stage.run_tool(command)
+        ask(command)
         return matrix
 
     def split(self, target: Path, max_file_bytes: int) -> None:
@@ -363,6 +370,31 @@ class LlamaCpp:
 def first_file(artifact: Path) -> Path:
     """The file that llama.cpp is told to open: it finds the others by the first one's name."""
     return min(artifact.glob("*.gguf"))
+
+
+def ask(command: Sequence[str], tells: Callable[[str], bool] = lambda _: True) -> str:
+    """Run a tool of llama.cpp's and return what it printed.
+
+    Those with a log print it by a thread that they do not wait for when they end (llama.cpp's pull
+    request 22273 leaks it on purpose): of forty failures to load a model thirteen came without a
+    word. So it is run again while what is wanted of it is not there: `tells` finds that in what it
+    printed, or, where it failed at once, there is a line of an error.
+
+    Raises:
+        ToolError: its exit status was not 0, or it never told.
+    """
+    for left in reversed(range(TRIES)):
+        began = time.monotonic()
+        try:
+            said = stage.run_tool(command)
+        except stage.ToolError as error:
+            was_quick = time.monotonic() - began < QUICK_SECONDS
+            if not left or error.status < 0 or not was_quick or ERROR_LINE.search(str(error)):
+                raise
+        else:
+            if tells(said):
+                return said
+    raise stage.ToolError(f"{command[0]} did not tell, {TRIES} times: {said[-2000:]}")
 
 
 def tensor_types(task: stage.Task, full: Path) -> Path:

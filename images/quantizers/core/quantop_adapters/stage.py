@@ -620,7 +620,12 @@ def text_windows(source: Path, evaluation: Evaluation) -> list[Sequence[int]]:
 
 
 class ToolError(Exception):
-    """A command line tool ended with an error; the message holds its last lines."""
+    """A command line tool ended with an error; the message holds its last lines. `status` is
+    negative where a signal ended it."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 _child: subprocess.Popen[str] | None = None
@@ -659,7 +664,8 @@ def run_tool(
             if process.returncode < 0
             else f"exited with {process.returncode}"
         )
-        raise ToolError(f"{Path(command[0]).name} {how}: " + " | ".join(lines[-12:]))
+        said = f"{Path(command[0]).name} {how}: " + " | ".join(lines[-12:])
+        raise ToolError(said, process.returncode)
     return "\n".join(lines)
 
 
