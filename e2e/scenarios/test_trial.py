@@ -99,6 +99,35 @@ def test_the_least_memory_chooses(
     assert precisions(team, name) == {chosen}
 
 
+def test_trials_are_in_the_report_also_when_nothing_passes(team: Team, store: Store) -> None:
+    name = team.apply(
+        quantized_model(
+            "too-slow",
+            ("GGUF", "Auto"),
+            quantization={"auto": {"precisions": ["Q4_0", "Q8_0"]}},
+            quality=limited(minTokensPerSecond=10_000_000),
+        )
+    )
+    stalled = team.stalled(name, timeout=900)
+    assert stalled["reason"] == "NoCandidatePasses", stalled
+
+    def kept() -> dict[str, Object] | None:
+        candidates = team.model(name)["status"]["candidates"]
+        tried = {c["precision"]: c for c in candidates if "performance" in c}
+        return tried if all("reportURI" in c["performance"] for c in tried.values()) else None
+
+    tried = until("the report has the trials", kept, timeout=120)
+    assert set(tried) == {"Q4_0", "Q8_0"}
+    for found in tried.values():
+        stored = json.loads(store.read(found["performance"]["reportURI"]))
+        assert stored["trial"]["key"] == found["key"]
+        assert stored["trial"]["tokensPerSecond"] == float(found["performance"]["tokensPerSecond"])
+    best = next(each for each in tried if f"The best is {each} " in stalled["message"])
+    page = store.read(tried[best]["quality"]["reportURI"]).decode()
+    assert page.count(f"{team.namespace}/{name}</td>") == len(tried)
+    assert team.pods(name, "server") == []
+
+
 def test_an_encoder_is_tried_by_its_own_protocol(team: Team) -> None:
     name = team.apply(
         quantized_model(
