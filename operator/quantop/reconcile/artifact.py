@@ -512,4 +512,5 @@ def fixed(value: float, digits: int = 3) -> str:
 
 def short(value: float) -> str:
     """A number as a decimal string of six digits behind the point, less zeros at the end."""
-    return fixed(value, 6).rstrip("0").rstrip(".")
+    # Without a sign where nothing is left of the number.
+    return fixed(round(value, 6) + 0.0, 6).rstrip("0").rstrip(".")
