@@ -1,6 +1,7 @@
 """Each way of each built-in Quantizer: made, what it says it is, loaded, served and asked."""
 
 import json
+import secrets
 from collections.abc import Callable, Mapping
 
 from openai import OpenAI
@@ -10,9 +11,13 @@ from e2e.conformance.seen import Seen, record
 from e2e.kubectl import Object
 from e2e.scenarios.team import Team, quantized_model
 from e2e.scenarios.waiting import until
-from e2e.store import ARTIFACTS_BUCKET, Store, text_uri
+from e2e.store import ARTIFACTS_BUCKET, TEXTS_BUCKET, Store, text_uri
 
 TIMEOUT = 3600.0
+SEARCH = "Search"
+"""The method by which a toolchain chooses among several ways."""
+LOOKED_FOR = ("latencyMilliseconds", "tokenMilliseconds")
+"""The figures that it looks for the least of."""
 CALIBRATION = {"uri": text_uri("calibration.txt"), "samples": 32, "sequenceLength": 256}
 EVALUATION = {"uri": text_uri("evaluation.txt"), "maxTokens": 8192}
 MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -105,6 +110,8 @@ def test_a_row_is_made_measured_served_and_answers_alike_when_asked_twice(
     status = team.ready(name, timeout=TIMEOUT)["status"]
     artifact, quality = status["artifact"], status["quality"]
     assert artifact["quantizer"] == row.quantizer
+    if row.method == SEARCH:
+        check_benchmark(artifact["benchmark"])
     if row.runtime:
         assert answer(team, row, name) == answer(team, row, name)
     for other in row.others:
@@ -123,6 +130,24 @@ def test_a_row_is_made_measured_served_and_answers_alike_when_asked_twice(
             **measured(row, quality),
         ),
     )
+
+
+def check_benchmark(benchmark: Object) -> None:
+    """A search says what it measured where, and that it chose the fastest of those that pass."""
+    assert benchmark["node"]
+    assert benchmark["processor"]
+    chosen, *others = benchmark["candidates"]
+    assert chosen["state"] == "Chosen"
+    assert len(others) >= 3
+    time = next(figure["name"] for figure in chosen["figures"] if figure["name"] in LOOKED_FOR)
+    passed = [each for each in others if each["state"] == "Passed"]
+    assert all(figure(chosen, time) <= figure(each, time) for each in passed)
+
+
+def figure(candidate: Object, name: str) -> float:
+    """A figure of a candidate in the status."""
+    (found,) = (each["value"] for each in candidate["figures"] if each["name"] == name)
+    return float(found)
 
 
 def serve_by(team: Team, name: str, runtime: str) -> None:
@@ -249,6 +274,37 @@ def test_a_workflow_of_ones_own_is_run_and_what_it_may_not_have_is_refused(
     assert stalled["reason"] == "WorkflowNotSupported", stalled
     assert 'passes.p1.user_script is "/work/source/script.py"' in stalled["message"]
     assert team.model(name)["status"]["artifact"]["key"] == artifact["key"]
+
+
+def test_a_workflow_out_of_the_store_is_the_one_in_the_spec_and_is_checked_like_it(
+    team: Team, store: Store, source: Callable[[str], str], first_composing_row: Row
+) -> None:
+    row = first_composing_row
+    passes = {f"p{i}": dict(each) for i, each in enumerate(WORKFLOWS[row.quantizer])}
+
+    def put() -> str:
+        key = f"workflows/{secrets.token_hex(8)}.json"
+        text = json.dumps({"passes": passes}, indent=2)
+        store.client().put_object(Bucket=TEXTS_BUCKET, Key=key, Body=text.encode())
+        return text_uri(key)
+
+    made = model(row, source(row.model), serving=None)
+    del made["spec"]["quantization"]["method"]
+    made["spec"]["quantization"]["workflowFrom"] = {"uri": put()}
+    name = team.apply(made)
+    artifact = team.ready(name, timeout=TIMEOUT)["status"]["artifact"]
+    assert artifact["method"] == "Workflow"
+    inline = {"workflow": json.dumps({"passes": passes}), "workflowFrom": None}
+    team.patch(name, {"quantization": inline})
+    assert team.ready(name, timeout=600)["status"]["artifact"]["key"] == artifact["key"]
+    passes["p1"]["user_script"] = "/work/source/script.py"
+    bad = put()
+    team.patch(name, {"quantization": {"workflow": None, "workflowFrom": {"uri": bad}}})
+    stalled = team.stalled(name, timeout=600)
+    assert stalled["reason"] == "WorkflowNotSupported", stalled
+    assert bad in stalled["message"]
+    assert 'passes.p1.user_script is "/work/source/script.py"' in stalled["message"]
+    assert "possible: accuracy_level, bits, block_size" in stalled["message"]
 
 
 def test_what_a_compiler_says_of_a_graph_that_it_refuses_reaches_the_user(

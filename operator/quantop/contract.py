@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -22,12 +22,13 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 from pydantic.alias_generators import to_camel
 
 TASK_VARIABLE = "QUANTOP_TASK"
 NODE_VARIABLE = "QUANTOP_NODE"
-"""Names the node to the trial stage."""
+"""Names the node to the stages trial and publish."""
 STORE_PREFIX = "STORE_"
 SOURCE_PREFIX = "SOURCE_"
 TERMINATION_MESSAGE_BYTES = 4096
@@ -42,10 +43,17 @@ CALIBRATION_FILE = INPUTS_DIR / "calibration"
 EVALUATION_FILE = INPUTS_DIR / "evaluation"
 PROMPTS_FILE = INPUTS_DIR / "prompts"
 TASKS_DIR = INPUTS_DIR / "tasks"
+WORKFLOW_FILE = INPUTS_DIR / "workflow"
 QUALITY_FILE = STATE_DIR / "quality.json"
+BENCHMARK_FILE = STATE_DIR / "benchmark.json"
+"""What a toolchain measured itself while it made the artifact."""
 QUANTIZE_DONE_FILE = STATE_DIR / "quantize.done"
 PUBLISHED_FILE = STATE_DIR / "published.json"
 """Written by fetch when the store already has everything: quantize and evaluate end at once."""
+MAX_FIGURES = 8
+"""Of a candidate in a toolchain's own search."""
+MOST = 1e15
+"""The largest of them, in whatever unit."""
 PVC_DIR = PurePosixPath("/pvc")
 """A claim named C in a ``pvc://C/path`` uri is mounted read-only at ``PVC_DIR / C``."""
 MODEL_DIR = PurePosixPath("/models/current")
@@ -141,6 +149,20 @@ class TasksRef(TextRef):
     max_samples: int
 
 
+class AllowedPass(Message):
+    """A pass that a Quantizer runs: its settings, and what it does with calibration text."""
+
+    type: str
+    settings: tuple[str, ...] = ()
+    calibration: str
+
+
+class WorkflowRef(TextRef):
+    """A workflow in place of the recipe's own, and the passes that it may have."""
+
+    passes: tuple[AllowedPass, ...]
+
+
 class EvaluationRef(Message):
     """What is measured by: an evaluation text and how much of it is used, prompts, tasks."""
 
@@ -170,7 +192,8 @@ class Recipe(Message):
     max_file_bytes: int | None = None
     """The most that a file of the artifact may come to; a larger one is split."""
     workflow: str | None = None
-    """JSON of the passes that are run in place of a method."""
+    """JSON of the passes that are run in place of a method; of a workflow out of the store resolve
+    and fetch find it."""
 
     @property
     def overrides_text(self) -> str:
@@ -201,6 +224,8 @@ class ConversionTask(Message):
     recipe: Recipe
     referrer: Referrer
     calibration: CalibrationRef | None = None
+    workflow: WorkflowRef | None = None
+    """Where the recipe's workflow is, if it is not in the recipe."""
     evaluation: EvaluationRef | None = None
     architectures: tuple[str, ...] = ()
     """Architectures that the quantizer reads; empty: any."""
@@ -323,6 +348,61 @@ class QualityReport(Message):
     """sha256 over the tokens and their ids; None from adapters that leave it out."""
 
 
+class BenchmarkState(StrEnum):
+    """What became of a candidate in a toolchain's own search."""
+
+    BASELINE = "Baseline"
+    CHOSEN = "Chosen"
+    PASSED = "Passed"
+    REJECTED = "Rejected"
+    FAILED = "Failed"
+
+
+Figure = Annotated[float, Field(ge=-MOST, le=MOST)]
+FigureName = Annotated[str, Field(max_length=48, pattern=r"^[a-z][A-Za-z0-9]*$")]
+
+
+class BenchmarkCandidate(Message):
+    """A way that a toolchain tried, and what it measured of it. A figure's name says its unit."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    state: BenchmarkState
+    figures: Annotated[dict[FigureName, Figure], Field(max_length=MAX_FIGURES)] = {}
+    message: Annotated[str, Field(max_length=1024)] = ""
+    workflow: Annotated[str, Field(max_length=8192)] = ""
+    """What a recipe's workflow must be to have this one alone."""
+
+
+class BenchmarkReport(Message):
+    """What a toolchain measured itself, with so many threads."""
+
+    version: Literal[1]
+    threads: Annotated[int, Field(ge=0)] = 0
+    candidates: Annotated[tuple[BenchmarkCandidate, ...], Field(max_length=64)]
+
+    @model_validator(mode="after")
+    def _one_is_chosen(self) -> Self:
+        chosen = [each for each in self.candidates if each.state is BenchmarkState.CHOSEN]
+        if len(chosen) != 1:
+            raise ValueError(f"{len(chosen)} candidates are Chosen: one must be")
+        names = [each.name for each in self.candidates]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two candidates are named {twice}")
+        return self
+
+
+class Benchmark(Message):
+    """The same and where it was measured, in short: the chosen one first, without messages and
+    workflows, as many candidates as a termination message has room for."""
+
+    node: str = ""
+    processor: str = ""
+    threads: int = 0
+    candidates: tuple[BenchmarkCandidate, ...] = ()
+    report: str = ""
+    """The whole, relative to the artifact's uri."""
+
+
 class ArtifactSummary(Message):
     """A published artifact, in short."""
 
@@ -337,6 +417,8 @@ class ArtifactSummary(Message):
     quality: QualityReport | None = None
     report: str = ""
     """The page about its quality, relative to ``uri``; empty where no text was given."""
+    benchmark: Benchmark | None = None
+    """What the toolchain measured itself when it made the artifact, if it did."""
 
 
 class ResolveResult(Message):

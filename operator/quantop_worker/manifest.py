@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from quantop.contract import (
+    BenchmarkReport,
     EvaluationRef,
     Message,
     QualityReport,
@@ -57,6 +58,13 @@ class CalibrationRecord(TextRecord):
     sequence_length: int
 
 
+class WorkflowRecord(TextRecord):
+    """A workflow as fetch found it."""
+
+    content: str
+    """As a toolchain is told it."""
+
+
 class PromptsRecord(TextRecord):
     """Prompts, how many of them were used, and how long an answer was at most."""
 
@@ -104,6 +112,7 @@ class FetchRecord(Message):
 
     source: SourceRecord
     calibration: CalibrationRecord | None = None
+    workflow: WorkflowRecord | None = None
     evaluation: EvaluationRecord | None = None
 
 
@@ -146,6 +155,19 @@ class Manifest(Message):
     coverage: Coverage
     tool: Tool = Tool()
     provenance: StoredFile
+    benchmark: str | None = None
+    """The object that holds what the toolchain measured itself, relative to the artifact's."""
+
+
+class StoredBenchmark(Message):
+    """benchmarks/<files digest>.json: what the toolchain measured itself, and where."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    files_digest: str
+    node: str = ""
+    processor: str = ""
+    report: BenchmarkReport
 
 
 class StoredQuality(Message):
@@ -202,6 +224,11 @@ def evaluation_id(
     return digest(named)
 
 
+def whole_recipe(recipe: Recipe, workflow: WorkflowRecord | None) -> Recipe:
+    """The recipe with the workflow that was found: the same as if it had been given in the spec."""
+    return recipe.model_copy(update={"workflow": workflow.content}) if workflow else recipe
+
+
 def coverage_of(report: MeasuredQuality) -> Coverage:
     """The part of a report that needs no evaluation text."""
     return Coverage(
@@ -218,12 +245,10 @@ def measured_quality(content: Any) -> MeasuredQuality:
     try:
         report = MeasuredQuality.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise RefusedError(
             "InvalidQualityReport",
-            f"The evaluate stage wrote no valid quality report: {where}: {first['msg']}; the "
-            f"quantizer's image breaks the adapter contract.",
+            f"The evaluate stage wrote no valid quality report: {_first(error)}; the quantizer's "
+            "image breaks the adapter contract.",
         ) from error
     for name, figure in report.model_dump(by_alias=True).items():
         if isinstance(figure, float) and not math.isfinite(figure):
@@ -235,6 +260,24 @@ def measured_quality(content: Any) -> MeasuredQuality:
     return report
 
 
+def benchmark_report(content: Any) -> BenchmarkReport:
+    """What the quantize stage measured itself. Raises RefusedError ``InvalidBenchmark``."""
+    try:
+        return BenchmarkReport.model_validate(content)
+    except ValidationError as error:
+        raise RefusedError(
+            "InvalidBenchmark",
+            f"The quantize stage wrote no valid benchmark: {_first(error)}; the quantizer's image "
+            "breaks the adapter contract.",
+        ) from error
+
+
+def _first(error: ValidationError) -> str:
+    """Where the first error is, and what it is."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"
+
+
 def manifest_for(
     key: str,
     recipe: Recipe,
@@ -242,6 +285,7 @@ def manifest_for(
     files: tuple[StoredFile, ...],
     report: MeasuredQuality,
     provenance: StoredFile,
+    benchmark: str | None,
 ) -> Manifest:
     """The manifest of a fresh artifact."""
     return Manifest(
@@ -255,6 +299,7 @@ def manifest_for(
         coverage=coverage_of(report),
         tool=report.tool,
         provenance=provenance,
+        benchmark=benchmark,
     )
 
 

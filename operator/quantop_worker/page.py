@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from quantop.contract import Recipe
+from quantop.contract import BenchmarkState, Recipe
 
 from quantop_worker.manifest import (
     CalibrationRecord,
@@ -20,6 +20,7 @@ from quantop_worker.manifest import (
     Measurement,
     PromptsRecord,
     SourceRecord,
+    StoredBenchmark,
     StoredQuality,
     StoredTrial,
     TasksRecord,
@@ -29,6 +30,8 @@ from quantop_worker.plot import Limit, Point, plot, size_text
 from quantop_worker.store import Published
 
 WINDOWS_V1 = "windows-v1"
+MOST_IN_A_SPEC = 8192
+"""Characters of spec.quantization.workflow."""
 STEPS = (
     "The text is tokenized with the source's own tokenizer, without special tokens, after the "
     "beginning-of-text token.",
@@ -74,6 +77,13 @@ TRIED = (
     "memory: the most that the engine's processes had in use, added up, without a GPU's. Another "
     "node, other resources or more clients give other figures."
 )
+TRIED_BY_TOOLCHAIN = (
+    "The method tried several ways and chose one by what it measured itself, in the conversion Job "
+    "on node {node} ({processor}), with {threads} threads. On another node, or at another time, it "
+    "may choose otherwise: the artifact's key names the recipe, and the first artifact made of it "
+    "stays. To have one of these ways alone, give what is in the last column as "
+    "spec.quantization.workflow."
+)
 HEAD = Markup(
     """<!doctype html>
 <html lang="en">
@@ -116,6 +126,7 @@ def page(
     written: str,
     limit: Limit | None = None,
     trials: Sequence[StoredTrial] = (),
+    benchmark: StoredBenchmark | None = None,
 ) -> str:
     """The whole page.
 
@@ -126,6 +137,7 @@ def page(
         written: the time, for people.
         limit: that of the object that had the page written.
         trials: how these artifacts did in the engines of those that tried them.
+        benchmark: what the toolchain measured itself when it made the artifact.
     """
     manifest, quality = published.manifest, published.quality
     assert quality is not None
@@ -142,6 +154,7 @@ def page(
         _figures(manifest, quality),
         _comparison(own, peers, limit),
         _trials([own, *peers], trials),
+        _benchmark(benchmark),
         _measured(quality.report, quality.evaluation),
         _made(uri, published),
         _commands(uri, manifest, quality),
@@ -323,6 +336,40 @@ def _trials(measurements: Sequence[Measurement], trials: Sequence[StoredTrial]) 
     )
     return join(
         element("h2", "In the engine that serves"), element("p", TRIED), _table_of(heads, rows)
+    )
+
+
+def _benchmark(benchmark: StoredBenchmark | None) -> Markup:
+    """The ways that the toolchain tried, and which one the artifact is."""
+    if benchmark is None:
+        return Markup("")
+    candidates = benchmark.report.candidates
+    names = list(dict.fromkeys(name for each in candidates for name in each.figures))
+    rows = [
+        element(
+            "tr",
+            *_cells(
+                (
+                    each.name,
+                    f"{each.state}: {each.message}" if each.message else each.state,
+                    *(f"{each.figures[n]:.10g}" if n in each.figures else "" for n in names),
+                    each.workflow,
+                ),
+                numbers=range(2, 2 + len(names)),
+            ),
+            class_="this" if each.state is BenchmarkState.CHOSEN else "other",
+        )
+        for each in candidates
+    ]
+    told = TRIED_BY_TOOLCHAIN.format(
+        node=benchmark.node or "unknown",
+        processor=benchmark.processor,
+        threads=benchmark.report.threads,
+    )
+    return join(
+        element("h2", "What its toolchain tried"),
+        element("p", told),
+        _table_of(("way", "what became of it", *names, "workflow"), rows),
     )
 
 
@@ -539,8 +586,11 @@ def _variables(recipe: Recipe, given: EvaluationRecord) -> Iterable[tuple[str, s
     )
 
 
-def _way(recipe: Recipe) -> dict[str, str]:
-    """The workflow, which stands in a method's place, or the method."""
+def _way(recipe: Recipe) -> dict[str, Any]:
+    """The workflow, which stands in a method's place, or the method. One that has no room in a spec
+    must be put where the command says."""
+    if recipe.workflow and len(recipe.workflow) > MOST_IN_A_SPEC:
+        return {"workflowFrom": {"uri": "s3://BUCKET/KEY"}}
     if recipe.workflow:
         return {"workflow": recipe.workflow}
     return {"method": recipe.method} if recipe.method else {}

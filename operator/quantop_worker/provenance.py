@@ -24,7 +24,8 @@ def statement(
     finished: float,
 ) -> str:
     """One line of JSON: subjects are the artifact's files, materials the source's files, the
-    calibration text and the quantizer's image. ``finished`` is in seconds since the epoch."""
+    calibration text, a workflow out of the store and the quantizer's image. ``finished`` is in
+    seconds since the epoch."""
     return (
         canonical_json(
             {
@@ -85,9 +86,11 @@ def _materials(task: ConversionTask, fetched: FetchRecord) -> list[dict[str, Any
         {"uri": f"{source.uri}/{file.path}"} | _descriptor(file.path, file.sha256)
         for file in source.files
     ]
-    if fetched.calibration is not None:
-        text = fetched.calibration
-        materials.append({"uri": text.uri, "digest": {"sha256": text.sha256}})
+    materials += [
+        {"uri": text.uri, "digest": {"sha256": text.sha256}}
+        for text in (fetched.calibration, fetched.workflow)
+        if text is not None
+    ]
     image, _, image_digest = task.recipe.quantizer_image.partition("@sha256:")
     image_material: dict[str, Any] = {"uri": f"oci://{image}"}
     if image_digest:

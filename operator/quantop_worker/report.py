@@ -25,7 +25,8 @@ def write_report(
     peers = artifact.peers(published.manifest, quality)
     trials = artifact.trials([peer.key for peer in peers])
     written = timestamp(time.time())
-    text = page(artifact.uri, published, peers, written, limit_of(task), trials)
+    benchmark = artifact.benchmark(published.manifest)
+    text = page(artifact.uri, published, peers, written, limit_of(task), trials, benchmark)
     artifact.put_page(quality, text)
 
 

@@ -4,13 +4,17 @@ import hashlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from pydantic import ValidationError
 from quantop.contract import (
+    TERMINATION_MESSAGE_BYTES,
     ArtifactSummary,
+    Benchmark,
+    BenchmarkState,
     QualityReport,
     Referrer,
     StoreRef,
@@ -27,6 +31,7 @@ from quantop_worker.manifest import (
     SCHEMA_VERSION,
     Manifest,
     Measurement,
+    StoredBenchmark,
     StoredFile,
     StoredQuality,
     StoredTrial,
@@ -44,6 +49,18 @@ WAIT_SECONDS = 60.0
 REQUESTS_AT_ONCE = 8
 PEERS = 100
 """Other artifacts of a source that are read for a report at most."""
+BENCHMARK_END_BYTES = TERMINATION_MESSAGE_BYTES - 768
+"""To which a summary may grow with a benchmark: the rest is for what else resolve says."""
+SHOWN = (
+    BenchmarkState.CHOSEN,
+    BenchmarkState.BASELINE,
+    BenchmarkState.PASSED,
+    BenchmarkState.REJECTED,
+    BenchmarkState.FAILED,
+)
+"""Which of a benchmark's candidates come first where there is no room for all."""
+MAX_CANDIDATES = 16
+"""Of a benchmark's, that a summary has at most."""
 TRIALS = 16
 """Trials of an artifact that are."""
 
@@ -157,6 +174,23 @@ class Artifact:
             self.bucket.put(self.object_key(name), quality.to_json().encode(), create_only=True)
         except PreconditionFailedError:
             return
+
+    def put_benchmark(self, benchmark: StoredBenchmark) -> str:
+        """Keep what the toolchain measured of these files; where it is. The first one stays."""
+        name = f"benchmarks/{benchmark.files_digest}.json"
+        with suppress(PreconditionFailedError):
+            self.bucket.put(self.object_key(name), benchmark.to_json().encode(), create_only=True)
+        return name
+
+    def benchmark(self, manifest: Manifest) -> StoredBenchmark | None:
+        """What the toolchain measured itself; None where it did not, or where it cannot be read."""
+        if manifest.benchmark is None:
+            return None
+        content = self.bucket.get(self.object_key(manifest.benchmark), QUALITY_LIMIT_BYTES)
+        try:
+            return StoredBenchmark.model_validate_json(content or b"")
+        except ValidationError:
+            return None
 
     def put_measurement(self, manifest: Manifest, quality: StoredQuality) -> None:
         """List a measurement among those of the source's other artifacts; again is harmless."""
@@ -304,7 +338,7 @@ class Artifact:
         manifest, quality = published.manifest, published.quality
         coverage = QualityReport(protocol="", **manifest.coverage.model_dump())
         report = quality.report if quality else coverage
-        return ArtifactSummary(
+        summary = ArtifactSummary(
             key=self.key,
             uri=self.uri,
             manifest_digest=published.manifest_digest,
@@ -316,6 +350,12 @@ class Artifact:
             quality=QualityReport(**report.model_dump(include=set(QualityReport.model_fields))),
             report=_page_name(quality) if quality else "",
         )
+        benchmark = self.benchmark(manifest)
+        if benchmark is None:
+            return summary
+        room = BENCHMARK_END_BYTES - len(summary.to_json().encode())
+        told = shortened(benchmark, str(manifest.benchmark), room)
+        return summary.model_copy(update={"benchmark": told})
 
     def complete(self, evaluation: str | None) -> Published | None:
         """The artifact, when it is in the store and was measured as asked."""
@@ -347,6 +387,23 @@ class Artifact:
             "ManifestUnreadable",
             f"{self.uri}/{MANIFEST} {what}: use a newer worker image, or remove the artifact.",
         )
+
+
+def shortened(stored: StoredBenchmark, name: str, room: int) -> Benchmark:
+    """What the toolchain measured, the chosen one first, with as many others as have room."""
+    told = Benchmark(
+        node=stored.node,
+        processor=stored.processor,
+        threads=stored.report.threads,
+        report=name,
+    )
+    for each in sorted(stored.report.candidates, key=lambda each: SHOWN.index(each.state)):
+        short = each.model_copy(update={"message": "", "workflow": ""})
+        longer = told.model_copy(update={"candidates": (*told.candidates, short)})
+        if len(longer.candidates) > MAX_CANDIDATES or len(longer.to_json().encode()) > room:
+            break
+        told = longer
+    return told
 
 
 def store_bucket(store: StoreRef) -> Bucket:

@@ -1,13 +1,15 @@
-"""Calibration and evaluation texts, prompts, and folders of tasks: ``s3://BUCKET/KEY`` at the
-store's endpoint, ``pvc://...``."""
+"""Calibration and evaluation texts, prompts, workflows, and folders of tasks: ``s3://BUCKET/KEY``
+at the store's endpoint, ``pvc://...``."""
 
 import codecs
+import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from quantop import workflows
 from quantop.contract import ConversionTask, Referrer, StoreRef, digest
 
 from quantop_worker.checkpoint import visible
@@ -19,6 +21,7 @@ from quantop_worker.manifest import (
     PromptsRecord,
     TasksRecord,
     TextRecord,
+    WorkflowRecord,
     evaluation_id,
 )
 from quantop_worker.s3 import CHUNK_BYTES, Bucket, Place, PreconditionFailedError, store_connection
@@ -29,6 +32,7 @@ from quantop_worker.transfer import Download, download
 from quantop_worker.workspace import Workspace
 
 LIMIT_BYTES = 1 << 30
+WORKFLOW_LIMIT_BYTES = 64 << 10
 
 
 class Text(Protocol):
@@ -44,6 +48,7 @@ class Text(Protocol):
 
 
 CALIBRATION = Purpose("spec.quantization.calibration.uri", "CalibrationNotFound")
+WORKFLOW = Purpose("spec.quantization.workflowFrom.uri", "WorkflowNotFound")
 EVALUATION = Purpose("spec.quality.evaluation.uri", "EvaluationNotFound")
 PROMPTS = Purpose("spec.quality.evaluation.prompts.uri", "PromptsNotFound")
 TASKS = Purpose("spec.quality.evaluation.tasks.uri", "TasksNotFound")
@@ -137,6 +142,7 @@ class Texts:
 
     task: ConversionTask
     calibration: Text | None
+    workflow: Text | None
     evaluation: Text | None
     prompts: Text | None
     tasks: Folder | None
@@ -166,6 +172,42 @@ class Texts:
         record = _fetch(ref.uri, self.calibration, workspace.calibration_file, CALIBRATION)
         return CalibrationRecord(
             **record.model_dump(), samples=ref.samples, sequence_length=ref.sequence_length
+        )
+
+    def read_workflow(self) -> WorkflowRecord | None:
+        """The workflow, if its Quantizer runs all of it; None when there is none.
+
+        Raises RefusedError WorkflowNotSupported, CalibrationRequired or CalibrationIgnored."""
+        ref = self.task.workflow
+        if ref is None or self.workflow is None:
+            return None
+        content = b"".join(self.workflow.stream(0, self.workflow.size))
+        quantizer, field = self.task.recipe.quantizer, f"{workflows.STORED} ({ref.uri})"
+        try:
+            text = content.decode()
+            found = workflows.read(text, field, quantizer, ref.passes)
+        except UnicodeDecodeError:
+            raise _not_utf8(ref.uri, WORKFLOW) from None
+        except workflows.WorkflowRefusedError as refused:
+            raise RefusedError("WorkflowNotSupported", str(refused)) from None
+        if found.calibration == "Required" and self.calibration is None:
+            raise RefusedError(
+                "CalibrationRequired",
+                f"{field} has a pass that needs calibration text: set "
+                "spec.quantization.calibration.uri.",
+            )
+        if found.calibration == "Ignored" and self.calibration is not None:
+            raise RefusedError(
+                "CalibrationIgnored",
+                f"{field} has no pass that makes use of calibration text: remove "
+                "spec.quantization.calibration, or give a pass that does.",
+            )
+        return WorkflowRecord(
+            uri=ref.uri,
+            identity=self.workflow.identity(),
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            content=found.text,
         )
 
     def fetch_evaluation(self, workspace: Workspace) -> EvaluationRecord | None:
@@ -214,13 +256,15 @@ class Texts:
 
 def open_texts(task: ConversionTask) -> Texts:
     """Find the texts of a task, and the folder of tasks. Raises RefusedError CalibrationNotFound,
-    EvaluationNotFound, PromptsNotFound, TasksNotFound, InvalidSource or PathEscapeRefused."""
-    calibration, evaluation = task.calibration, task.evaluation
+    WorkflowNotFound, EvaluationNotFound, PromptsNotFound, TasksNotFound, InvalidSource or
+    PathEscapeRefused."""
+    calibration, workflow, evaluation = task.calibration, task.workflow, task.evaluation
     prompts = evaluation.prompts if evaluation else None
     tasks = evaluation.tasks if evaluation else None
     return Texts(
         task,
         _open(task, calibration.uri if calibration else None, CALIBRATION),
+        _open(task, workflow.uri if workflow else None, WORKFLOW, WORKFLOW_LIMIT_BYTES),
         _open(task, evaluation.uri if evaluation else None, EVALUATION),
         _open(task, prompts.uri if prompts else None, PROMPTS),
         _open_folder(task, tasks.uri if tasks else None, TASKS),
@@ -240,11 +284,13 @@ def _open_folder(task: ConversionTask, uri: str | None, purpose: Purpose) -> Fol
         case _:
             raise _unreadable(uri, purpose)
     folder = Folder(source, tuple(visible(source).values()))
-    _check_size(uri, folder.size, purpose)
+    _check_size(uri, folder.size, purpose, LIMIT_BYTES)
     return folder
 
 
-def _open(task: ConversionTask, uri: str | None, purpose: Purpose) -> Text | None:
+def _open(
+    task: ConversionTask, uri: str | None, purpose: Purpose, limit: int = LIMIT_BYTES
+) -> Text | None:
     if uri is None:
         return None
     scheme, _, location = uri.partition("://")
@@ -256,7 +302,7 @@ def _open(task: ConversionTask, uri: str | None, purpose: Purpose) -> Text | Non
             text = ClaimedText(uri, location, task.referrer, purpose)
         case _:
             raise _unreadable(uri, purpose)
-    _check_size(uri, text.size, purpose)
+    _check_size(uri, text.size, purpose, limit)
     return text
 
 
@@ -266,11 +312,11 @@ def _unreadable(uri: str, purpose: Purpose) -> RefusedError:
     )
 
 
-def _check_size(uri: str, size: int, purpose: Purpose) -> None:
-    if not 0 < size <= LIMIT_BYTES:
+def _check_size(uri: str, size: int, purpose: Purpose, limit: int) -> None:
+    if not 0 < size <= limit:
         raise RefusedError(
             "InvalidSource",
-            f"{purpose.field} is {uri}, which has {size} bytes: it may have 1 to {LIMIT_BYTES}.",
+            f"{purpose.field} is {uri}, which has {size} bytes: it may have 1 to {limit}.",
         )
 
 
@@ -286,11 +332,15 @@ def _fetch(uri: str, text: Text, target: Path, purpose: Purpose) -> TextRecord:
     try:
         download([item], finish, ignore)
     except UnicodeDecodeError:
-        raise RefusedError(
-            "InvalidSource", f"{purpose.field} is {uri}, which is no UTF-8 text: convert it."
-        ) from None
+        raise _not_utf8(uri, purpose) from None
     return TextRecord(
         uri=uri, identity=text.identity(), size=records[0].size, sha256=records[0].sha256
+    )
+
+
+def _not_utf8(uri: str, purpose: Purpose) -> RefusedError:
+    return RefusedError(
+        "InvalidSource", f"{purpose.field} is {uri}, which is no UTF-8 text: convert it."
     )
 
 

@@ -47,6 +47,11 @@ class Workspace:
         return self._at(contract.CALIBRATION_FILE)
 
     @property
+    def workflow_file(self) -> Path:
+        """The workflow that came out of the store."""
+        return self._at(contract.WORKFLOW_FILE)
+
+    @property
     def evaluation_file(self) -> Path:
         """The evaluation text."""
         return self._at(contract.EVALUATION_FILE)
@@ -65,6 +70,11 @@ class Workspace:
     def quality_file(self) -> Path:
         """What the evaluate stage measured."""
         return self._at(contract.QUALITY_FILE)
+
+    @property
+    def benchmark_file(self) -> Path:
+        """What the toolchain measured itself, if it did."""
+        return self._at(contract.BENCHMARK_FILE)
 
     @property
     def quantize_done_file(self) -> Path:

@@ -89,7 +89,7 @@ def test_passes_are_run_in_their_order_on_what_is_given(
     assert workflow.run(task(tmp_path, "INT4"), MODEL, PASSES) == scratch / "output"
     asked = json.loads((scratch / "workflow.json").read_text())
     assert asked["input_model"] == MODEL
-    assert list(asked["passes"].items()) == [("pass0", PASSES[0]), ("pass1", PASSES[1])]
+    assert list(asked["passes"].items()) == [("pass0", PASSES[:1]), ("pass1", PASSES[1:])]
     assert asked["data_configs"] == []
 
 
@@ -103,8 +103,8 @@ def test_a_pass_that_calibrates_is_given_the_text_as_the_graph_takes_it(
     asked = json.loads((scratch / "workflow.json").read_text())
     (texts,) = asked["data_configs"]
     assert asked["passes"] == {
-        "pass0": PASSES[0],
-        "pass1": {**static, "data_config": texts["name"]},
+        "pass0": [PASSES[0]],
+        "pass1": [{**static, "data_config": texts["name"]}],
     }
     assert Path(texts["user_script"]).is_file()
     lines = Path(texts["load_dataset_config"]["params"]["file"]).read_text().splitlines()

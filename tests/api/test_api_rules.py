@@ -50,6 +50,11 @@ BY_PRESET = {
         *("overrides", "maxFileSize"),
     )
 } | {f"{QUANTIZATION}.presetName": "mobile"}
+WITHOUT_METHOD: dict[str, Object] = {
+    QM: {f"{QUANTIZATION}.method": None},
+    PRESET: {f"{QUANTIZATION}.auto": None, f"{QUANTIZATION}.precision": "Q4_K_M"},
+}
+WORKFLOWS: Object = {"workflow": "{}", "workflowFrom": {"uri": "s3://bucket/key"}}
 AUTO = {f"{QUANTIZATION}.precision": "Auto", f"{QUANTIZATION}.method": None}
 
 TOO_FEW_OR_TOO_MANY: list[Object] = [
@@ -129,6 +134,7 @@ REFUSALS = [
             "auto": {"maxSize": "4Gi"},
             "method": "GPTQ",
             "workflow": "{}",
+            "workflowFrom": {"uri": "s3://bucket/key"},
             "overrides": [{"tensors": "ffn_down", "precision": "Q8_0"}],
             "maxFileSize": "5Gi",
             "quantizerName": "llama-cpp",
@@ -248,16 +254,17 @@ REFUSALS = [
     *(
         Refusal(
             kind,
-            "spec.quantization.workflow makes one precision: name it in place of Auto, or remove w",
-            {**changes, f"{QUANTIZATION}.workflow": "{}"},
+            "spec.quantization.workflow and workflowFrom make one precision: name it in place of A",
+            {**changes, f"{QUANTIZATION}.{field}": value},
         )
         for kind, changes in ((QM, AUTO), (PRESET, {}))
+        for field, value in WORKFLOWS.items()
     ),
     *(
         Refusal(
             kind,
-            "spec.quantization.workflow is run in place of a method: remove method, or workflow",
-            {**changes, f"{QUANTIZATION}.workflow": "{}"},
+            "spec.quantization.workflow and workflowFrom are run in place of a method: remove meth",
+            {**changes, f"{QUANTIZATION}.{field}": value},
         )
         for kind, changes in (
             (QM, {}),
@@ -270,6 +277,23 @@ REFUSALS = [
                 },
             ),
         )
+        for field, value in WORKFLOWS.items()
+    ),
+    *(
+        Refusal(
+            kind,
+            "spec.quantization.workflow and workflowFrom are two workflows: remove one of them",
+            {
+                **changes,
+                **{f"{QUANTIZATION}.{field}": value for field, value in WORKFLOWS.items()},
+            },
+        )
+        for kind, changes in WITHOUT_METHOD.items()
+    ),
+    *(
+        Refusal(kind, TEXT, {**changes, f"{QUANTIZATION}.workflowFrom": {"uri": uri}})
+        for kind, changes in WITHOUT_METHOD.items()
+        for uri in ("hf://owner/name", "s3://bucket", "pvc://claim/../key")
     ),
     Refusal(
         QM,

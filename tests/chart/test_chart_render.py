@@ -1,12 +1,15 @@
 """What the chart renders, and what its switches do."""
 
 import importlib
+import itertools
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pytest
 import yaml
+from quantop import workflows
 from quantop.api.base import ApiModel
 from quantop.api.kinds import KINDS
 from quantop.api.modelruntime import ModelRuntimeSpec
@@ -15,9 +18,18 @@ from quantop.api.quantizedmodel import QuantizedModelSpec, QuantizedModelStatus
 from quantop.api.quantizer import QuantizerSpec
 from quantop.builders import meta
 from quantop.reconcile import choices, presets
+from quantop.reconcile.choices import allowed_passes
 from quantop.reconcile.snapshot import Problem, Snapshot
 from quantop.settings import Settings
-from quantop_adapters import llama_cpp, onnxruntime_genai, stage, workflow
+from quantop_adapters import (
+    llama_cpp,
+    olive,
+    olive_encoder,
+    onnxruntime_genai,
+    search,
+    stage,
+    workflow,
+)
 
 from e2e.cluster.paths import REPOSITORY
 from tests.chart.helm import CHART, DIGEST, EVERYTHING, Helm, Rendered
@@ -392,6 +404,21 @@ def test_built_in_quantizers_offer_what_their_adapters_can() -> None:
                 for each in spec["precisions"]
             }
             assert offered == {each: [*module.METHODS[each].items()] for each in adapter.precisions}
+
+
+@pytest.mark.parametrize(("name", "module"), [("olive", olive), ("olive-encoder", olive_encoder)])
+def test_each_way_of_a_search_may_be_asked_for_alone(name: str, module: Any) -> None:
+    """A benchmark tells the workflow that makes a candidate again."""
+    spec = QuantizerSpec.model_validate(PLAIN.one("Quantizer", name)["spec"])
+    ways = 0
+    for methods in module.RECIPES.values():
+        for way in itertools.product(*workflow.places(methods.get(search.METHOD, [[]]))):
+            passes = {f"pass{index}": each for index, each in enumerate(way)}
+            text = json.dumps({"passes": passes})
+            read = workflows.read(text, "workflow", name, allowed_passes(spec))
+            assert [*json.loads(read.text)["passes"]] == [*passes]
+            ways += 1
+    assert ways >= 8
 
 
 def test_each_execution_provider_has_a_quantizer_that_says_what_it_is_for() -> None:

@@ -51,6 +51,17 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "WorkflowNotSupported",
         ["spec.quantization.workflow is set, but Quantizer 'llama-cpp' runs no workflows"],
     ),
+    "workflow in the store that the quantizer does not run": (
+        {
+            "quantization": {
+                "format": "GGUF",
+                "precision": "Q8_0",
+                "workflowFrom": {"uri": "s3://texts/workflow.json"},
+            }
+        },
+        "WorkflowNotSupported",
+        ["spec.quantization.workflowFrom is set, but Quantizer 'llama-cpp' runs no workflows"],
+    ),
     "calibration that is missing": (
         {"quantization": {"format": "GGUF", "precision": "IQ1_S"}},
         "CalibrationRequired",
@@ -109,7 +120,13 @@ def test_a_bad_spec_is_stalled_and_mended(
     mended: dict[str, Any] = {
         "storage": {"storeName": "default"},
         "quantization": good["spec"]["quantization"]
-        | {"quantizerName": None, "method": None, "workflow": None, "calibration": None},
+        | {
+            "quantizerName": None,
+            "method": None,
+            "workflow": None,
+            "workflowFrom": None,
+            "calibration": None,
+        },
         "serving": {"runtimeName": None, "engine": None},
     }
     cluster.patch(namespace, "tiny", mended)

@@ -1,9 +1,11 @@
-"""Workflows: what a Quantizer does not list is refused before any Job, with where it is."""
+"""Workflows: what a Quantizer does not list is refused before it runs, with where it is."""
 
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from quantop import workflows
 from quantop.api.modelstore import ModelStoreSpec
 from quantop.api.quantizedmodel import QuantizedModelSpec, QuantizedModelStatus
 from quantop.api.quantizer import QuantizerSpec
@@ -31,8 +33,10 @@ def of(*passes: object, **more: object) -> str:
     return json.dumps({"passes": {f"p{i}": each for i, each in enumerate(passes)}, **more})
 
 
-def snapshot(text: str, passes: list[dict[str, Any]] = PASSES, **recipe: Any) -> Snapshot:
-    quantization = {"format": "GGUF", "precision": "Q4_K_M", "workflow": text, **recipe}
+def snapshot(text: str | None, passes: list[dict[str, Any]] = PASSES, **recipe: Any) -> Snapshot:
+    quantization = {"format": "GGUF", "precision": "Q4_K_M", **recipe}
+    if text is not None:
+        quantization["workflow"] = text
     model = objects.model("team-a", quantization=quantization)
     quantizer = objects.quantizer(passes=passes)
     return Snapshot(
@@ -50,7 +54,7 @@ def refusal(*args: Any, **recipe: Any) -> Problem:
     return problem
 
 
-def task(text: str, **recipe: Any) -> ConversionTask:
+def task(text: str | None, **recipe: Any) -> ConversionTask:
     given = snapshot(text, **recipe)
     chosen = choices.choose_quantizer(given)
     assert isinstance(chosen, choices.ChosenQuantizer), chosen
@@ -163,3 +167,48 @@ def test_its_content_decides_the_key_and_its_spacing_does_not() -> None:
     assert key(spaced) == key(backwards) == key(plain)
     assert key(of(QUANTIZE, EXPORT)) != key(plain)
     assert key(of(EXPORT, QUANTIZE | {"bits": 8})) != key(plain)
+
+
+STORED = {"uri": "s3://texts/workflow.json"}
+
+
+def test_one_in_the_store_is_read_by_resolve_which_is_told_what_it_may_have() -> None:
+    asked = task(None, workflowFrom=STORED)
+    assert asked.recipe.method == "Workflow"
+    assert asked.recipe.workflow is None
+    assert asked.workflow
+    assert asked.workflow.uri == STORED["uri"]
+    allowed = {each.type: (list(each.settings), each.calibration) for each in asked.workflow.passes}
+    assert allowed == {
+        each["type"]: (each["settings"], each.get("calibration", "Ignored")) for each in PASSES
+    }
+
+
+def test_what_one_in_the_store_does_with_text_is_not_known_beforehand() -> None:
+    assert task(None, workflowFrom=STORED, calibration=CALIBRATION).calibration
+    assert task(None, workflowFrom=STORED).calibration is None
+
+
+def test_one_in_the_store_is_refused_where_the_quantizer_runs_none() -> None:
+    problem = refusal(None, [], workflowFrom=STORED)
+    assert problem.reason == Reason.WORKFLOW_NOT_SUPPORTED
+    assert "spec.quantization.workflowFrom is set, but Quantizer 'olive'" in problem.message
+
+
+def test_other_passes_of_the_quantizer_have_one_in_the_store_looked_at_again() -> None:
+    """What was refused may be allowed by now."""
+    hashes = set()
+    for passes in (PASSES, PASSES[:2]):
+        given = snapshot(None, passes, workflowFrom=STORED)
+        chosen = choices.choose_quantizer(given)
+        assert isinstance(chosen, choices.ChosenQuantizer)
+        asked = artifact.conversion_task(given, STORE, chosen)
+        hashes.add(artifact.inputs_hash(given, asked))
+    assert len(hashes) == 2
+
+
+def test_a_workflow_is_parsed_once_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = Mock(wraps=workflows.read)
+    monkeypatch.setattr(workflows, "read", parse)
+    task(of(EXPORT))
+    parse.assert_called_once()

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 from quantop.contract import (
+    AllowedPass,
     CalibrationRef,
     ConversionTask,
     DeleteTask,
@@ -31,6 +32,7 @@ from quantop.contract import (
     StoreRef,
     TasksRef,
     Trial,
+    WorkflowRef,
 )
 from quantop_worker.progress import Progress
 from quantop_worker.stages import delete, fetch, publish, pull, report, resolve
@@ -49,6 +51,10 @@ RECIPE = Recipe(
     method="",
     quantizer="llama-cpp",
     quantizer_image="registry.example/quantizer@sha256:" + "ab" * 32,
+)
+PASSES = (
+    AllowedPass(type="Export", settings=("precision",), calibration="Ignored"),
+    AllowedPass(type="Calibrate", calibration="Required"),
 )
 QUALITY = {
     "protocol": "windows-v1",
@@ -167,7 +173,12 @@ class Bench:
         os.environ["WORK_DIR"] = str(self.work)
         return fetch.run(self.task, Progress(Stage.FETCH))
 
-    def quantize(self, files: dict[str, bytes], quality: dict[str, Any] | None = None) -> None:
+    def quantize(
+        self,
+        files: dict[str, bytes],
+        quality: dict[str, Any] | None = None,
+        benchmark: Any = None,
+    ) -> None:
         """What the toolchain's stages would leave."""
         for name, content in files.items():
             path = self.work / "artifact" / name
@@ -175,6 +186,8 @@ class Bench:
             path.write_bytes(content)
         (self.work / "state" / "quantize.done").touch()
         (self.work / "state" / "quality.json").write_text(json.dumps(QUALITY | (quality or {})))
+        if benchmark is not None:
+            (self.work / "state" / "benchmark.json").write_text(json.dumps(benchmark))
 
     def publish(self) -> PublishResult:
         """Publish, in this process."""
@@ -276,6 +289,11 @@ def source(uri: str, **rest: Any) -> SourceRef:
 def calibration(uri: str) -> CalibrationRef:
     """Calibration text."""
     return CalibrationRef(uri=uri, samples=8, sequence_length=64)
+
+
+def workflow(uri: str, passes: Sequence[AllowedPass] = PASSES) -> WorkflowRef:
+    """A workflow in the store, of passes that the Quantizer runs."""
+    return WorkflowRef(uri=uri, passes=tuple(passes))
 
 
 def evaluation(

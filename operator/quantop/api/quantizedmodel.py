@@ -81,6 +81,10 @@ MAX_CANDIDATES = 128
 """Bound of ``status.candidates``; the largest by promise are left out."""
 
 
+MAX_BENCHMARK_CANDIDATES = 16
+"""Bound of ``status.artifact.benchmark.candidates``."""
+MAX_FIGURES = 8
+"""Bound of their figures."""
 MAX_TASKS = 8
 """Bound of ``status.quality.tasks``; no folder may hold more."""
 
@@ -286,13 +290,19 @@ class Recipe(ApiModel):
             "it, or name a precision",
         ),
         Rule(
-            f"!has(self.precision) || self.precision != '{AUTO}' || !has(self.workflow)",
-            f"spec.quantization.workflow makes one precision: name it in place of {AUTO}, or "
-            "remove workflow",
+            f"!has(self.precision) || self.precision != '{AUTO}' || "
+            "!has(self.workflow) && !has(self.workflowFrom)",
+            "spec.quantization.workflow and workflowFrom make one precision: name it in place of "
+            f"{AUTO}, or remove them",
         ),
         Rule(
-            "!has(self.workflow) || !has(self.method)",
-            "spec.quantization.workflow is run in place of a method: remove method, or workflow",
+            "!has(self.method) || !has(self.workflow) && !has(self.workflowFrom)",
+            "spec.quantization.workflow and workflowFrom are run in place of a method: remove "
+            "method, or them",
+        ),
+        Rule(
+            "!has(self.workflow) || !has(self.workflowFrom)",
+            "spec.quantization.workflow and workflowFrom are two workflows: remove one of them",
         ),
         Rule(
             "!has(self.maxFileSize) || "
@@ -315,6 +325,9 @@ class Recipe(ApiModel):
     """Passes that are run one after another in place of a method, as JSON: {"passes": {"NAME":
     {"type": "TYPE", "SETTING": VALUE}}}, which is how Olive has them. Only of the passes and
     settings that the Quantizer lists; nothing else may be in it. Default: the method's."""
+    workflow_from: TextReference | None = None
+    """The same from a file of such JSON, of at most 64 KiB. Its content is part of the artifact's
+    key, as if it stood in ``workflow``. Default: none."""
     overrides: Annotated[list[Override], Field(max_length=64)] = Field(default_factory=list)
     """Tensors that get another precision than the artifact's. Of several that fit, the first one
     counts. Default: none."""
@@ -337,9 +350,11 @@ class Quantization(Recipe):
         Rule(
             "!has(self.presetName) || !has(self.format) && !has(self.precision) && "
             "!has(self.auto) && !has(self.method) && !has(self.workflow) && "
-            "!has(self.overrides) && !has(self.maxFileSize) && !has(self.quantizerName)",
+            "!has(self.workflowFrom) && !has(self.overrides) && !has(self.maxFileSize) && "
+            "!has(self.quantizerName)",
             "spec.quantization.presetName names a whole recipe: remove format, precision, auto, "
-            "method, workflow, overrides, maxFileSize and quantizerName, or presetName",
+            "method, workflow, workflowFrom, overrides, maxFileSize and quantizerName, or "
+            "presetName",
         ),
     )
 
@@ -576,6 +591,59 @@ class Resolution(ApiModel):
     """NAMESPACE/NAME of another object's conversion Job for the same key that is waited for."""
 
 
+class BenchmarkState(StrEnum):
+    """What became of a candidate in a toolchain's own search."""
+
+    BASELINE = "Baseline"
+    CHOSEN = "Chosen"
+    PASSED = "Passed"
+    REJECTED = "Rejected"
+    FAILED = "Failed"
+
+
+class BenchmarkFigure(ApiModel):
+    """One number that a toolchain measured."""
+
+    name: Annotated[str, Field(max_length=48)]
+    """What it is, with its unit, for example latencyMilliseconds."""
+    value: Decimal
+    """How much."""
+
+
+class BenchmarkCandidate(ApiModel):
+    """A way to make the artifact that a toolchain tried."""
+
+    name: Annotated[str, Field(max_length=128)]
+    """What tells it from the others."""
+    state: BenchmarkState
+    """Chosen: it is the artifact. Passed: kept the toolchain's goal. Rejected: missed it. Failed:
+    could not be made or measured. Baseline: the source, which the others are compared with."""
+    figures: Annotated[list[BenchmarkFigure], Field(max_length=MAX_FIGURES)] = Field(
+        default_factory=list, json_schema_extra=map_list("name")
+    )
+    """What was measured of it."""
+
+
+class Benchmark(ApiModel):
+    """What the toolchain itself measured while it made the artifact, where its method tries several
+    ways and chooses one: in the conversion Job, on the node that ran it. On another node, or at
+    another time, it may choose otherwise."""
+
+    node: Annotated[str, Field(max_length=253)] = ""
+    """The node."""
+    processor: Annotated[str, Field(max_length=256)] = ""
+    """The node's processor."""
+    threads: Count = 0
+    """With how many threads."""
+    candidates: Annotated[list[BenchmarkCandidate], Field(max_length=MAX_BENCHMARK_CANDIDATES)] = (
+        Field(default_factory=list, json_schema_extra=map_list("name"))
+    )
+    """The chosen one first; where there are too many, some are in the report only."""
+    report_uri: Annotated[str, Field(max_length=2048, alias="reportURI")]
+    """The whole, as JSON in the store: every candidate, why one failed, and what
+    spec.quantization.workflow must be to have it alone."""
+
+
 class Artifact(ApiModel):
     """The artifact published last; an older one than the spec asks for while that is made."""
 
@@ -605,6 +673,8 @@ class Artifact(ApiModel):
     """sha256 of manifest.json, which lists every file with its sha256."""
     vocabulary_digest: Annotated[str, Field(max_length=64)] | None = None
     """sha256 over its tokens and their ids: the same one where texts are read alike."""
+    benchmark: Benchmark | None = None
+    """What the toolchain measured itself to choose how to make it, if it did."""
 
 
 class AcceptedArtifact(ApiModel):

@@ -28,6 +28,7 @@ CONTRACT_VARIABLES = (
     "PRECISION",
     "METHOD",
     "WORKFLOW",
+    "WORKFLOW_FILE",
     "OVERRIDES",
     "MAX_FILE_BYTES",
     "CALIBRATION_FILE",
@@ -108,7 +109,7 @@ class QuantizerPrecision(ApiModel):
 
 
 class QuantizerPass(ApiModel):
-    """A pass that ``spec.quantization.workflow`` may have."""
+    """A pass that ``spec.quantization.workflow``, or the one of ``workflowFrom``, may have."""
 
     type: Method
     """The pass's type, as the toolchain names it."""

@@ -14,6 +14,7 @@ from quantop.contract import (
     SOURCE_DIR,
     TASKS_DIR,
     WORK_DIR,
+    WORKFLOW_FILE,
     ConversionTask,
     DeleteTask,
     Message,
@@ -118,6 +119,8 @@ def conversion_job(
     publish = pod.worker(
         Stage.PUBLISH, access.worker_image, task, [work], store_secret=access.store_secret
     )
+    # A toolchain may have measured how fast its candidates are.
+    publish["env"].append(pod.node())
     return job(
         model,
         name,
@@ -201,7 +204,7 @@ def fetch_resources(needs: Needs) -> Manifest:
 def _task_claims(task: ConversionTask) -> list[str]:
     evaluation = task.evaluation
     measured_by = (evaluation, evaluation.prompts, evaluation.tasks) if evaluation else ()
-    uris = (each.uri for each in (task.calibration, *measured_by) if each)
+    uris = (each.uri for each in (task.calibration, task.workflow, *measured_by) if each)
     return pod.claims(task.source.uri, *(uri for uri in uris if uri))
 
 
@@ -223,6 +226,7 @@ def _toolchain_environment(
         "PRECISION": task.recipe.precision,
         "METHOD": task.recipe.method,
         "WORKFLOW": task.recipe.workflow or "",
+        "WORKFLOW_FILE": str(WORKFLOW_FILE) if task.workflow else "",
         "OVERRIDES": task.recipe.overrides_text,
         "MAX_FILE_BYTES": str(task.recipe.max_file_bytes or ""),
         "CALIBRATION_FILE": str(CALIBRATION_FILE) if calibration else "",

@@ -4,7 +4,14 @@ from typing import Any
 
 from quantop.api.base import ResourceRequirements
 from quantop.builders.meta import Manifest
-from quantop.contract import PVC_DIR, SOURCE_PREFIX, STORE_PREFIX, TASK_VARIABLE, Message
+from quantop.contract import (
+    NODE_VARIABLE,
+    PVC_DIR,
+    SOURCE_PREFIX,
+    STORE_PREFIX,
+    TASK_VARIABLE,
+    Message,
+)
 from quantop.quantities import parse
 
 USER_ID = 10001
@@ -87,6 +94,11 @@ def worker(
 def env(name: str, value: str) -> Manifest:
     """A variable; an empty value is left out, as the API server does."""
     return {"name": name, "value": value} if value else {"name": name}
+
+
+def node() -> Manifest:
+    """A variable that names the pod's node."""
+    return {"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
 
 
 def mount(name: str, path: str, *, read_only: bool = False) -> Manifest:

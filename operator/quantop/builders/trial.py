@@ -5,7 +5,7 @@ from quantop.api.quantizedmodel import Artifact, Serving
 from quantop.builders import jobs, meta, pod, serving
 from quantop.builders.meta import Manifest
 from quantop.builders.serving import Access
-from quantop.contract import NODE_VARIABLE, PullTask, Stage, TrialTask
+from quantop.contract import PullTask, Stage, TrialTask
 
 GRACE_SECONDS = 5
 """Nobody waits for an answer of this engine any more when it is told to end."""
@@ -36,9 +36,7 @@ def trial_job(
         protocol=runtime.protocol, port=runtime.port, model_name=model["metadata"]["name"]
     )
     client = pod.worker(Stage.TRIAL, access.worker_image, task, [], store_secret=None)
-    client["env"].append(
-        {"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
-    )
+    client["env"].append(pod.node())
     client["resources"] = CLIENT_RESOURCES
     return jobs.job(
         model,

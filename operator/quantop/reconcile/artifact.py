@@ -10,9 +10,14 @@ from pydantic import ValidationError
 
 from quantop.api.modelstore import HubSources, ModelStoreSpec
 from quantop.api.quantizedmodel import (
+    MAX_BENCHMARK_CANDIDATES,
     MAX_TASKS,
     Artifact,
     ArtifactState,
+    Benchmark,
+    BenchmarkCandidate,
+    BenchmarkFigure,
+    BenchmarkState,
     Failure,
     QualityStatus,
     Resolution,
@@ -37,12 +42,13 @@ from quantop.contract import (
     StoreRef,
     TaskReport,
     TasksRef,
+    WorkflowRef,
     digest,
 )
 from quantop.quantities import to_bytes
 from quantop.reasons import Reason
-from quantop.reconcile import estimate, pods, workflow
-from quantop.reconcile.choices import ChosenQuantizer
+from quantop.reconcile import estimate, pods
+from quantop.reconcile.choices import ChosenQuantizer, allowed_passes
 from quantop.reconcile.snapshot import Problem, Snapshot
 
 
@@ -140,7 +146,7 @@ def conversion_task(
 ) -> ConversionTask:
     """The task that resolve, fetch and publish share; its key is not known yet."""
     spec = snapshot.spec
-    calibration = spec.quantization.calibration
+    calibration, stored = spec.quantization.calibration, spec.quantization.workflow_from
     evaluation = spec.quality.evaluation if spec.quality else None
     prompts = evaluation.prompts if evaluation else None
     tasks = evaluation.tasks if evaluation else None
@@ -164,7 +170,7 @@ def conversion_task(
                 for each in spec.quantization.overrides
             ),
             max_file_bytes=to_bytes(most) if (most := spec.quantization.max_file_size) else None,
-            workflow=workflow.canonical(text) if (text := spec.quantization.workflow) else None,
+            workflow=quantizer.workflow,
         ),
         referrer=referrer(snapshot),
         calibration=calibration
@@ -173,6 +179,7 @@ def conversion_task(
             samples=calibration.samples,
             sequence_length=calibration.sequence_length,
         ),
+        workflow=stored and WorkflowRef(uri=stored.uri, passes=allowed_passes(quantizer.spec)),
         evaluation=evaluation
         and EvaluationRef(
             uri=evaluation.uri,
@@ -404,6 +411,31 @@ def artifact_status(summary: ArtifactSummary) -> Artifact:
         quantizer_image=summary.recipe.quantizer_image,
         manifest_digest=summary.manifest_digest,
         vocabulary_digest=summary.quality.vocabulary_digest if summary.quality else None,
+        benchmark=benchmark_status(summary),
+    )
+
+
+def benchmark_status(summary: ArtifactSummary) -> Benchmark | None:
+    """What the toolchain measured itself, as the status shows it."""
+    found = summary.benchmark
+    if found is None:
+        return None
+    return Benchmark(
+        node=found.node,
+        processor=found.processor[:256],
+        threads=found.threads,
+        candidates=[
+            BenchmarkCandidate(
+                name=each.name,
+                state=BenchmarkState(each.state),
+                figures=[
+                    BenchmarkFigure(name=name, value=short(value))
+                    for name, value in each.figures.items()
+                ],
+            )
+            for each in found.candidates[:MAX_BENCHMARK_CANDIDATES]
+        ],
+        report_uri=f"{summary.uri}/{found.report}",
     )
 
 
@@ -468,3 +500,9 @@ def decimal(value: Any, digits: int = 3) -> str | None:
 def fixed(value: float, digits: int = 3) -> str:
     """A number as a decimal string with so many digits behind the point."""
     return f"{value:.{digits}f}"
+
+
+def short(value: float) -> str:
+    """A number as a decimal string of six digits behind the point, less zeros at the end."""
+    # Without a sign where nothing is left of the number.
+    return fixed(round(value, 6) + 0.0, 6).rstrip("0").rstrip(".")

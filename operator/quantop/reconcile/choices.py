@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from quantop import workflows
 from quantop.api.modelruntime import ModelRuntimeSpec, ServedFormat
 from quantop.api.modelstore import ModelStoreSpec, NamespacesFrom
-from quantop.api.quantizedmodel import Serving
+from quantop.api.quantizedmodel import WORKFLOW, Recipe, Serving
 from quantop.api.quantizer import (
     CalibrationNeed,
     EvaluationKind,
@@ -18,8 +19,9 @@ from quantop.api.quantizer import (
     QuantizerPrecision,
     QuantizerSpec,
 )
+from quantop.contract import AllowedPass
 from quantop.reasons import NOT_READABLE, Reason
-from quantop.reconcile import options, workflow
+from quantop.reconcile import options
 from quantop.reconcile.snapshot import Problem, Snapshot
 
 EVALUATIONS = {
@@ -38,6 +40,8 @@ class ChosenQuantizer:
     spec: QuantizerSpec
     precision: QuantizerPrecision
     method: QuantizerMethod
+    workflow: str | None = None
+    """The spec's own workflow, which is run in the method's place, as the toolchain is told it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def with_precision(snapshot: Snapshot, name: str, precision: QuantizerPrecision 
     Calibration text is for those that make use of it: the others go without."""
     wanted = snapshot.spec.quantization
     # What a workflow makes of it, its passes decide.
-    uses = wanted.workflow or (
+    uses = has_workflow(wanted) or (
         precision
         and any(
             m.calibration is not CalibrationNeed.IGNORED
@@ -222,11 +226,15 @@ def _with_method(
     snapshot: Snapshot, name: str, quantizer: QuantizerSpec, precision: QuantizerPrecision
 ) -> ChosenQuantizer | Problem:
     wanted = snapshot.spec.quantization
-    if wanted.workflow is not None:
-        found = workflow.method(wanted.workflow, name, quantizer)
-        if isinstance(found, Problem):
-            return found
-        method = found
+    workflow: workflows.Workflow | None = None
+    if has_workflow(wanted):
+        try:
+            workflow = _workflow(wanted, name, quantizer)
+        except workflows.WorkflowRefusedError as refused:
+            return Problem(Reason.WORKFLOW_NOT_SUPPORTED, str(refused))
+        # What one in the store does with it, resolve finds out.
+        need = CalibrationNeed(workflow.calibration) if workflow else CalibrationNeed.OPTIONAL
+        method = QuantizerMethod(name=WORKFLOW, calibration=need)
     elif wanted.method is None:
         # Calibration text given: prefer the first method that uses it over the plain default.
         uses = [m for m in precision.methods if m.calibration is not CalibrationNeed.IGNORED]
@@ -255,7 +263,30 @@ def _with_method(
             f"{precision.name} by {method.name} makes no use of calibration text: remove "
             "spec.quantization.calibration, or choose a method that does.",
         )
-    return ChosenQuantizer(name, quantizer, precision, method)
+    told = workflow.text if workflow else None
+    return ChosenQuantizer(name, quantizer, precision, method, told)
+
+
+def has_workflow(wanted: Recipe) -> bool:
+    """Whether the recipe has a workflow in a method's place."""
+    return wanted.workflow is not None or wanted.workflow_from is not None
+
+
+def allowed_passes(quantizer: QuantizerSpec) -> tuple[AllowedPass, ...]:
+    """What a workflow may have, as pods are told it."""
+    return tuple(
+        AllowedPass(type=each.type, settings=tuple(each.settings), calibration=each.calibration)
+        for each in quantizer.passes
+    )
+
+
+def _workflow(wanted: Recipe, name: str, quantizer: QuantizerSpec) -> workflows.Workflow | None:
+    """The workflow in the spec; None where it lies in the store."""
+    allowed = allowed_passes(quantizer)
+    if wanted.workflow is not None:
+        return workflows.read(wanted.workflow, workflows.INLINE, name, allowed)
+    workflows.check_runs_any(workflows.STORED, name, allowed)
+    return None
 
 
 def _unable(snapshot: Snapshot, name: str, quantizer: QuantizerSpec) -> Problem | None:

@@ -3,12 +3,12 @@
 import json
 import time
 
-from quantop.contract import ConversionTask, Message, Stage
+from quantop.contract import ConversionTask, Message, Stage, artifact_key
 
 from quantop_worker.checkpoint import Checkpoint, inspect
 from quantop_worker.digests import FileRecord, files_digest
 from quantop_worker.errors import RefusedError
-from quantop_worker.manifest import FetchRecord, SourceRecord, check_same_source
+from quantop_worker.manifest import FetchRecord, SourceRecord, check_same_source, whole_recipe
 from quantop_worker.progress import Progress
 from quantop_worker.provenance import timestamp
 from quantop_worker.sources import Source, open_source
@@ -39,10 +39,22 @@ def run(task: ConversionTask, progress: Progress) -> FetchResult:
     if complete is not None:
         write_whole(workspace.published_file, artifact.summary(complete).to_json())
         return FetchResult(already_published=True)
+    workflow = texts.read_workflow()
+    recipe = whole_recipe(task.recipe, workflow)
+    given = task.calibration, texts.calibration_identity
+    if artifact_key(task.source_identity, recipe, *given) != task.key:
+        raise RefusedError(
+            "SourceChanged",
+            "what spec.quantization names in the store, calibration or workflow, changed since it "
+            "was resolved: it must be resolved again.",
+        )
+    if workflow is not None:
+        write_whole(workspace.workflow_file, workflow.content)
     source = _fetch_source(task, task.source_identity, workspace, progress)
     record = FetchRecord(
         source=source,
         calibration=texts.fetch_calibration(workspace),
+        workflow=workflow,
         evaluation=texts.fetch_evaluation(workspace),
     )
     published = artifact.find()

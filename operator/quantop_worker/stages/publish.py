@@ -1,12 +1,19 @@
 """publish: the artifact into the store, so that it is there whole or not at all."""
 
+import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantop.contract import ArtifactSummary, ConversionTask, PublishResult
+from quantop.contract import (
+    NODE_VARIABLE,
+    ArtifactSummary,
+    BenchmarkReport,
+    ConversionTask,
+    PublishResult,
+)
 
 from quantop_worker.digests import FileRecord, files_digest, records_of
 from quantop_worker.errors import RefusedError, TryAgainError
@@ -14,12 +21,16 @@ from quantop_worker.manifest import (
     FetchRecord,
     Manifest,
     MeasuredQuality,
+    StoredBenchmark,
     StoredFile,
     StoredQuality,
+    benchmark_report,
     check_same_source,
     manifest_for,
     measured_quality,
+    whole_recipe,
 )
+from quantop_worker.processor import processor
 from quantop_worker.progress import Progress
 from quantop_worker.provenance import FILE_NAME, statement
 from quantop_worker.report import write_report
@@ -43,11 +54,17 @@ def run(task: ConversionTask, progress: Progress) -> PublishResult:
         summary = ArtifactSummary.model_validate(noted)
         return PublishResult(published=_confirmed(task, artifact, summary))
     fetched = FetchRecord.model_validate(_needed(workspace.source_file))
+    recipe = whole_recipe(task.recipe, fetched.workflow)
+    task = task.model_copy(update={"recipe": recipe})
     report = measured_quality(_needed(workspace.quality_file))
+    said = read_json(workspace.benchmark_file)
+    benchmark = None if said is None else benchmark_report(said)
     paths = artifact_files(workspace.artifact)
     progress.begin("hashing the artifact", total=sum(p.stat().st_size for p in paths.values()))
     files = records_of(paths, progress.add)
-    publication = Publication(task, artifact, workspace, fetched, report, files, progress)
+    publication = Publication(
+        task, artifact, workspace, fetched, report, benchmark, files, progress
+    )
     return PublishResult(published=publication.publish())
 
 
@@ -60,6 +77,7 @@ class Publication:
     workspace: Workspace
     fetched: FetchRecord
     report: MeasuredQuality
+    benchmark: BenchmarkReport | None
     files: Sequence[FileRecord]
     progress: Progress
 
@@ -79,7 +97,9 @@ class Publication:
         if published is None:
             self._upload([*self.files, provenance])
             self._put_quality()
-            published = self.artifact.commit(self._manifest(stored_file(provenance)))
+            published = self.artifact.commit(
+                self._manifest(stored_file(provenance), self._put_benchmark())
+            )
         check_same_source(published.manifest, self.fetched.source)
         self._complete_files(published.manifest)
         return self._summary(published)
@@ -117,7 +137,7 @@ class Publication:
         upload(self.artifact.bucket, uploads, self.progress.add)
         self.progress.end()
 
-    def _manifest(self, provenance: StoredFile) -> Manifest:
+    def _manifest(self, provenance: StoredFile, benchmark: str | None) -> Manifest:
         return manifest_for(
             str(self.task.key),
             self.task.recipe,
@@ -125,6 +145,21 @@ class Publication:
             tuple(stored_file(record) for record in self.files),
             self.report,
             provenance,
+            benchmark,
+        )
+
+    def _put_benchmark(self) -> str | None:
+        """Where it is, if the toolchain measured anything."""
+        if self.benchmark is None:
+            return None
+        return self.artifact.put_benchmark(
+            StoredBenchmark(
+                key=self.artifact.key,
+                files_digest=files_digest(self.files),
+                node=os.environ.get(NODE_VARIABLE, ""),
+                processor=processor(),
+                report=self.benchmark,
+            )
         )
 
     def _put_quality(self) -> None:

@@ -3,6 +3,7 @@
 from quantop.contract import ArtifactSummary, ConversionTask, ResolveResult, artifact_key
 
 from quantop_worker.checkpoint import inspect
+from quantop_worker.manifest import whole_recipe
 from quantop_worker.progress import Progress
 from quantop_worker.report import write_report
 from quantop_worker.sources import open_source
@@ -17,9 +18,8 @@ def run(task: ConversionTask, progress: Progress) -> ResolveResult:
     source = open_source(task)
     checkpoint = inspect(source, task.architectures, task.max_source_bytes)
     texts = open_texts(task)
-    key = artifact_key(
-        checkpoint.identity, task.recipe, task.calibration, texts.calibration_identity
-    )
+    recipe = whole_recipe(task.recipe, texts.read_workflow())
+    key = artifact_key(checkpoint.identity, recipe, task.calibration, texts.calibration_identity)
     progress.begin("looking for the artifact in the store")
     artifact = Artifact(task.store, key, bucket)
     published = _referred(artifact, task, texts.evaluation_id)

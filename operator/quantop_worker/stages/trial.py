@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 from quantop.contract import NODE_VARIABLE, TrialResult, TrialTask
 
 from quantop_worker.errors import RefusedError, TryAgainError
+from quantop_worker.processor import processor
 from quantop_worker.progress import Progress
 
 PROTOCOL = "trial-v1"
@@ -123,7 +123,7 @@ def _result(runs: list[Run], memory: int | None) -> TrialResult:
         prompt_tokens=int(statistics.median(run.prompt_tokens for run in runs)),
         output_tokens=int(statistics.median(run.output_tokens for run in runs)),
         node=os.environ.get(NODE_VARIABLE, ""),
-        processor=_processor(),
+        processor=processor(),
     )
 
 
@@ -229,13 +229,3 @@ def _peak(status: Path) -> int | None:
     if "VmHWM" not in fields or int(fields["Uid"].split()[0]) != os.getuid():
         return None
     return int(fields["VmHWM"].split()[0]) * 1024
-
-
-def _processor() -> str:
-    """The processor's name, where the kernel tells it, or its architecture."""
-    try:
-        lines = (PROC / "cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

@@ -94,6 +94,11 @@ class Task:
     """Passes to be run in place of a method, in their order."""
 
     @property
+    def benchmark(self) -> Path:
+        """Where a toolchain that tries several ways says what it measured of each."""
+        return self.state / "benchmark.json"
+
+    @property
     def scratch(self) -> Path:
         """A folder beside the artifact for files on the way to it; gone when the stage is done."""
         return self.artifact.with_name(self.artifact.name + ".scratch")
@@ -159,6 +164,9 @@ class Task:
         evaluation = environment.get("EVALUATION_FILE", "")
         prompts = environment.get("EVALUATION_PROMPTS_FILE", "")
         tasks = environment.get("EVALUATION_TASKS_DIR", "")
+        workflow = environment.get("WORKFLOW", "")
+        if file := environment.get("WORKFLOW_FILE"):
+            workflow = Path(file).read_text()
         low, high = (environment.get(f"BITS_PER_WEIGHT_{end}", "") for end in ("MIN", "MAX"))
         return cls(
             source=Path(environment.get("SOURCE_DIR") or work / "source"),
@@ -200,9 +208,7 @@ class Task:
                 Override(**each) for each in json.loads(environment.get("OVERRIDES") or "[]")
             ),
             max_file_bytes=int(environment.get("MAX_FILE_BYTES") or 0) or None,
-            workflow=tuple(
-                json.loads(environment.get("WORKFLOW") or '{"passes": {}}')["passes"].values()
-            ),
+            workflow=tuple(json.loads(workflow or '{"passes": {}}')["passes"].values()),
         )
 
 
@@ -383,6 +389,7 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
     target = task.artifact.with_name(task.artifact.name + ".partial")
     for leftover in (task.artifact, task.scratch, target):
         shutil.rmtree(leftover, ignore_errors=True)
+    task.benchmark.unlink(missing_ok=True)
     for folder in (target, task.scratch):
         folder.mkdir(parents=True)
     toolchain.quantize(task, target, progress)

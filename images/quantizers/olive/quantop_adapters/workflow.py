@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,18 @@ from quantop_adapters.onnx_graph import ARTIFACT
 from quantop_adapters.refusal import RefusedError
 
 Pass = Mapping[str, Any]
-Recipes = Mapping[str, Mapping[str, Sequence[Pass]]]
+Passes = Sequence[Pass | Sequence[Pass]]
+"""What is run one after another. Where there are several in one place, Olive chooses: `search`."""
+Recipes = Mapping[str, Mapping[str, Passes]]
 """The passes of each precision's methods, the default method first: their types and settings as
 Olive's documentation has them. What is not listed is not run."""
+Feed = Mapping[str, Any]
+"""What a graph's inputs are given, without the dimension of a batch: lists of integers, or of
+numbers that do not count the shape of their array."""
 CALIBRATED = ("OnnxStaticQuantization",)
 """Types of passes that need text."""
 DATA = "texts"
+OUTPUT = "output"
 READER = Path(__file__).with_name("olive_texts.py")
 """By which Olive reads the text."""
 # How Olive's engine says that a pass failed; its exit status does not.
@@ -44,12 +50,17 @@ def methods(recipes: Recipes) -> dict[str, dict[str, bool]]:
     }
 
 
-def needs_text(passes: Sequence[Pass]) -> bool:
-    """Whether one of them calibrates."""
-    return any(each["type"] in CALIBRATED for each in passes)
+def needs_text(passes: Passes) -> bool:
+    """Whether one of them calibrates, or is chosen by what it makes of texts."""
+    return any(not isinstance(each, Mapping) or each["type"] in CALIBRATED for each in passes)
 
 
-def choose(task: stage.Task, recipes: Recipes, toolchain: str) -> tuple[str, Sequence[Pass]]:
+def places(passes: Passes) -> list[list[Pass]]:
+    """The passes that may be run in each place."""
+    return [[each] if isinstance(each, Mapping) else list(each) for each in passes]
+
+
+def choose(task: stage.Task, recipes: Recipes, toolchain: str) -> tuple[str, Passes]:
     """The method's name and its passes; the recipe's own workflow where there is one.
 
     Raises:
@@ -65,8 +76,8 @@ def choose(task: stage.Task, recipes: Recipes, toolchain: str) -> tuple[str, Seq
 def run(
     task: stage.Task,
     model: Mapping[str, Any],
-    passes: Sequence[Pass],
-    feeds: Iterable[Mapping[str, Sequence[int]]] = (),
+    passes: Passes,
+    feeds: Iterable[Feed] = (),
 ) -> Path:
     """Run the passes on a model as Olive describes it; the folder that holds `model.onnx`.
 
@@ -75,32 +86,70 @@ def run(
     Raises:
         stage.ToolError: a pass failed, or the last one wrote no graph.
     """
-    output = task.scratch / "output"
+    told = configuration(task, model, passes)
+    if needs_text(passes):
+        told["data_configs"] = [data(task.scratch, DATA, feeds)]
+    lines = execute(task, ["-m", "olive", "run", "--config"], told)
+    if any(map(FAILED.search, lines)):
+        raise failure(lines)
+    return output(task, lines)
+
+
+def configuration(task: stage.Task, model: Mapping[str, Any], passes: Passes) -> dict[str, Any]:
+    """A workflow as Olive reads it."""
     system = {
         "type": "LocalSystem",
         "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}],
     }
-    workflow = {
+    return {
         "input_model": model,
         "systems": {"local": system},
         "host": "local",
         "target": "local",
-        "passes": {f"pass{index}": with_data(each) for index, each in enumerate(passes)},
-        "data_configs": [data(task.scratch, feeds)] if needs_text(passes) else [],
-        "output_dir": str(output),
+        "passes": {
+            f"pass{index}": [with_data(each) for each in place]
+            for index, place in enumerate(places(passes))
+        },
+        "data_configs": [],
+        "output_dir": str(task.scratch / OUTPUT),
         "cache_dir": str(task.scratch / "cache"),
     }
+
+
+def execute(
+    task: stage.Task,
+    command: Sequence[str],
+    told: Mapping[str, Any],
+    on_line: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Run Olive; the lines that it printed.
+
+    Raises:
+        stage.ToolError: its exit status was not 0.
+    """
     file = task.scratch / "workflow.json"
-    file.write_text(json.dumps(workflow, indent=1))
+    file.write_text(json.dumps(told, indent=1))
     # It reports uses to its makers, unless it is told not to.
     os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"
-    said = stage.run_tool([sys.executable, "-m", "olive", "run", "--config", str(file)])
-    lines = said.splitlines()
-    if any(map(FAILED.search, lines)) or not (output / ARTIFACT).is_file():
-        errors = [line for line in lines if ERROR.match(line)]
-        what = f"a pass failed: {errors[-1]}" if errors else f"wrote no {ARTIFACT}"
-        raise stage.ToolError(f"olive ended without an error, but {what}")
-    return output
+    return stage.run_tool([sys.executable, *command, str(file)], on_line=on_line).splitlines()
+
+
+def output(task: stage.Task, lines: Sequence[str]) -> Path:
+    """The folder that holds `model.onnx`.
+
+    Raises:
+        stage.ToolError: it does not, by what Olive printed.
+    """
+    if not (task.scratch / OUTPUT / ARTIFACT).is_file():
+        raise failure(lines)
+    return task.scratch / OUTPUT
+
+
+def failure(lines: Sequence[str]) -> stage.ToolError:
+    """The error that Olive printed."""
+    errors = [line for line in lines if ERROR.match(line)]
+    what = f"a pass failed: {errors[-1]}" if errors else f"wrote no {ARTIFACT}"
+    return stage.ToolError(f"olive ended without an error, but {what}")
 
 
 def final(task: stage.Task, error: stage.ToolError) -> Exception:
@@ -118,9 +167,9 @@ def with_data(each: Pass) -> Pass:
     return {**each, "data_config": DATA} if each["type"] in CALIBRATED else each
 
 
-def data(scratch: Path, feeds: Iterable[Mapping[str, Sequence[int]]]) -> Mapping[str, Any]:
-    """The text as Olive describes it."""
-    file = scratch / "texts.jsonl"
+def data(scratch: Path, name: str, feeds: Iterable[Feed]) -> dict[str, Any]:
+    """Texts, as Olive describes them."""
+    file = scratch / f"{name}.jsonl"
     file.write_text("".join(json.dumps(feed) + "\n" for feed in feeds))
     dataset = {"type": "quantop_texts", "params": {"file": str(file)}}
-    return {"name": DATA, "user_script": str(READER), "load_dataset_config": dataset}
+    return {"name": name, "user_script": str(READER), "load_dataset_config": dataset}
