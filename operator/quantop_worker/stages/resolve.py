@@ -15,7 +15,7 @@ def run(task: ConversionTask, progress: Progress) -> ResolveResult:
     progress.begin(f"reading the listing of {task.source.uri}")
     bucket = store_bucket(task.store)
     source = open_source(task)
-    checkpoint = inspect(source, task.architectures, task.max_source_bytes)
+    checkpoint = inspect(source, task.architectures, task.max_source_bytes, task.source_files)
     texts = open_texts(task)
     key = artifact_key(
         checkpoint.identity, task.recipe, task.calibration, texts.calibration_identity
