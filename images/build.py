@@ -112,6 +112,12 @@ IMAGES = (
         default=False,
     ),
     Image(
+        "quantop/quantizer-tensorflow",
+        "quantizers/tensorflow",
+        {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},
+        default=False,
+    ),
+    Image(
         "quantop/runtime-openvino",
         "runtimes/openvino",
         {"BASE_IMAGE": "base", "UV_IMAGE": "uv"},

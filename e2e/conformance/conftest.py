@@ -15,6 +15,7 @@ FIRST: Mapping[str, Callable[[Row], bool]] = {
     "first_classifier_row": lambda row: row.classifies,
     "first_composing_row": lambda row: row.quantizer in WORKFLOWS and row.precision == "INT4",
     "first_compiled_row": lambda row: row.format == "QNN",
+    "first_saved_row": lambda row: row.saved,
 }
 """Of each Quantizer the first row of a kind, by the argument that a test takes it as."""
 

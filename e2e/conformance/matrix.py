@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from e2e.conformance import seen
-from e2e.conformance.rows import ENCODER, REPOSITORY, Row, rows
+from e2e.conformance.rows import REPOSITORY, Row, rows
 from e2e.conformance.seen import Seen
 
 PAGE = REPOSITORY / "docs" / "support-matrix.md"
@@ -43,7 +43,7 @@ def _tables(figures: dict[str, Seen]) -> Iterator[str]:
             yield f"## `{quantizer}`: {row.format}"
             measures = (
                 "cosine similarity | its 1st percentile"
-                if row.model == ENCODER
+                if row.encodes
                 else "perplexity | same top token"
             )
             yield (

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from quantop.api.modelruntime import ServedFormat
+from quantop.api.quantizedmodel import MAX_NAME_LENGTH
 from quantop.reconcile.choices import serves
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -14,8 +15,9 @@ VALUES = REPOSITORY / "charts" / "quantop" / "values.yaml"
 GPU_RUNTIME = REPOSITORY / "examples" / "modelruntime-vllm-gpu.yaml"
 SAMPLE = ("llama-cpp/Q4_0/Default", "onnxruntime-genai/INT8/RTN")
 """Rows that are quick: every change has to pass them."""
-TEXT_MODEL, ENCODER = "tiny-llama", "tiny-bert"
-"""The test models: one that generates text, and one that turns a text into an embedding."""
+TEXT_MODEL, ENCODER, SAVED_ENCODER = "tiny-llama", "tiny-bert", "tiny-bert-tensorflow"
+"""The test models: one that generates text, one that turns a text into an embedding, and that as
+TensorFlow saves it."""
 WORKFLOWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "olive": (
         {"type": "ModelBuilder", "precision": "fp32"},
@@ -51,11 +53,20 @@ class Row:
     """Another ModelRuntime that is written to serve it, on other hardware."""
     classifies: bool
     """Whether the Quantizer reads classifiers, too."""
+    saved: bool
+    """Whether it reads TensorFlow's SavedModels."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it is of models that read a text whole."""
+        return self.format in ENCODER_FORMATS
 
     @property
     def model(self) -> str:
         """The test model that it is made of."""
-        return ENCODER if self.format in ENCODER_FORMATS else TEXT_MODEL
+        if not self.encodes:
+            return TEXT_MODEL
+        return SAVED_ENCODER if self.saved else ENCODER
 
     @property
     def id(self) -> str:
@@ -64,8 +75,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """A name for its object."""
-        return self.id.replace("/", "-").replace("_", "-").lower()
+        """A name for its object, as long as one may be."""
+        return self.id.replace("/", "-").replace("_", "-").lower()[:MAX_NAME_LENGTH]
 
 
 def rows() -> Iterator[Row]:
@@ -94,6 +105,7 @@ def rows() -> Iterator[Row]:
                         each.endswith("ForSequenceClassification")
                         for each in spec.get("architectures", [])
                     ),
+                    saved="SavedModel" in spec.get("sourceFiles", []),
                 )
 
 

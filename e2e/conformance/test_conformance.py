@@ -62,6 +62,7 @@ MOST_INCREASE_PERCENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 what it was measured to, and far below what a model loses whose weights are wrong."""
 LEAST_COSINE_SIMILARITY: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": {"0.9999": ("FP32", "FP16"), "0.9985": ("INT8",), "0.975": ("INT4",)},
+    "onnxruntime-tensorflow": {"0.9999": ("FP32", "FP16"), "0.9985": ("INT8",), "0.975": ("INT4",)},
     "olive-encoder": {"0.9999": ("FP16",), "0.999": ("INT8",), "0.96": ("INT4",)},
     "llama-cpp-encoder": {
         "0.9999": ("F32", "BF16", "F16", "Q8_0", "Q6_K"),
@@ -92,12 +93,11 @@ def model(row: Row, source: str, **spec: object) -> Object:
 
 def limit(row: Row) -> dict[str, object]:
     """The field of `spec.quality` that holds the row's limit."""
-    of_encoders = row.model == ENCODER
-    limits = LEAST_COSINE_SIMILARITY if of_encoders else MOST_INCREASE_PERCENT
+    limits = LEAST_COSINE_SIMILARITY if row.encodes else MOST_INCREASE_PERCENT
     (found,) = (
         each for each, precisions in limits[row.quantizer].items() if row.precision in precisions
     )
-    return {"minMeanCosineSimilarity" if of_encoders else "maxPerplexityIncreasePercent": found}
+    return {"minMeanCosineSimilarity" if row.encodes else "maxPerplexityIncreasePercent": found}
 
 
 def test_a_row_is_made_measured_served_and_answers_alike_when_asked_twice(
@@ -164,7 +164,7 @@ def serve_by(team: Team, name: str, runtime: str) -> None:
 
 def answer(team: Team, row: Row, name: str) -> object:
     """What its engine answers: a text, or an embedding."""
-    if row.model != ENCODER:
+    if not row.encodes:
         text = team.answer(name)
         assert text
         return text
@@ -177,7 +177,7 @@ def answer(team: Team, row: Row, name: str) -> object:
 
 def measured(row: Row, quality: Object) -> dict[str, str]:
     """The figures of the status that say what the row lost."""
-    if row.model == ENCODER:
+    if row.encodes:
         return {
             "mean_cosine_similarity": quality["meanCosineSimilarity"],
             "p1_cosine_similarity": quality["p1CosineSimilarity"],
@@ -317,3 +317,34 @@ def test_what_a_compiler_says_of_a_graph_that_it_refuses_reaches_the_user(
     assert stalled["reason"] == "GraphNotCompiled", stalled
     assert "Unsupported nodes in QNN EP" in stalled["message"]
     assert "type: Erf" in stalled["message"]
+
+
+def test_a_graph_that_would_do_more_than_compute_is_refused_with_the_operator(
+    team: Team, store: Store, new_checkpoint: Callable[[str], str], first_saved_row: Row
+) -> None:
+    """Names of one length take each other's place, and it is a whole SavedModel still."""
+    source = new_checkpoint(first_saved_row.model)
+    graph = f"{source}/saved_model.pb"
+    bucket, _, key = graph.removeprefix("s3://").partition("/")
+    spoilt = store.read(graph).replace(b"Transpose", b"WriteFile")
+    store.client().put_object(Bucket=bucket, Key=key, Body=spoilt)
+    name = team.apply(model(first_saved_row, source, serving=None))
+    stalled = team.stalled(name, timeout=600)
+    assert stalled["reason"] == "SavedModelRefused", stalled
+    assert "the operator WriteFile" in stalled["message"]
+
+
+def test_a_source_of_another_kind_is_refused_before_anything_is_converted(
+    team: Team, source: Callable[[str], str], first_saved_row: Row
+) -> None:
+    """With what each of the Quantizers reads."""
+    made = model(first_saved_row, source(ENCODER), serving=None)
+    stalled = team.stalled(team.apply(made))
+    assert stalled["reason"] == "UnsupportedSource", stalled
+    assert "saved as Safetensors" in stalled["message"]
+    made = model(first_saved_row, source(first_saved_row.model), serving=None)
+    made["metadata"]["name"] = "by-another"
+    made["spec"]["quantization"]["quantizerName"] = "onnxruntime"
+    stalled = team.stalled(team.apply(made))
+    assert stalled["reason"] == "UnsupportedSource", stalled
+    assert "saved as SavedModel" in stalled["message"]

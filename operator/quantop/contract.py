@@ -229,6 +229,8 @@ class ConversionTask(Message):
     evaluation: EvaluationRef | None = None
     architectures: tuple[str, ...] = ()
     """Architectures that the quantizer reads; empty: any."""
+    source_files: tuple[str, ...] = ("Safetensors",)
+    """What the quantizer reads a model from: ``Safetensors`` or ``SavedModel``."""
     max_source_bytes: int
     """A larger source is refused."""
     key: str | None = None

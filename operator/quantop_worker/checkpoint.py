@@ -1,7 +1,8 @@
 """What a checkpoint must look like: which of its files are read, and what is refused."""
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,6 +14,14 @@ from quantop_worker.sources.base import FIELD, Source, SourceFile
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+GRAPH = "saved_model.pb"
+VARIABLES = "variables/variables.index"
+VARIABLES_DATA = re.compile(r"variables/variables\.data-\d{5}-of-(\d{5})")
+TOKENIZER = "tokenizer.json"
+ASSETS = "assets/"
+SAFETENSORS, SAVED_MODEL = "Safetensors", "SavedModel"
+KINDS: Mapping[str, tuple[str, ...]] = {SAFETENSORS: (SINGLE, INDEX), SAVED_MODEL: (GRAPH,)}
+"""What a model is saved as, and the files that tell it: the first that a quantizer reads counts."""
 PICKLES = (".bin", ".ckpt", ".h5", ".msgpack", ".pickle", ".pkl", ".pt", ".pth")
 """Weights in formats that run code when they are read, or that nothing here reads."""
 COMPANIONS = (".bpe", ".jinja", ".json", ".md", ".model", ".tiktoken", ".txt")
@@ -20,6 +29,8 @@ COMPANIONS = (".bpe", ".jinja", ".json", ".md", ".model", ".tiktoken", ".txt")
 COMPANION_NAMES = ("LICENCE", "LICENSE", "NOTICE", "README")
 CONFIG_LIMIT_BYTES = 4 << 20
 INDEX_LIMIT_BYTES = 64 << 20
+MESSAGE_LIMIT_BYTES = 2 << 30
+"""A message of protobuf's is smaller."""
 HEADER_LIMIT_BYTES = 25_000_000
 HEADER_GUESS_BYTES = 64 << 10
 """Read at first: most headers are smaller."""
@@ -39,15 +50,24 @@ class Checkpoint:
     architecture: str
 
 
-def inspect(source: Source, architectures: Sequence[str], max_bytes: int) -> Checkpoint:
+def inspect(
+    source: Source,
+    architectures: Sequence[str],
+    max_bytes: int,
+    source_files: Sequence[str] = (SAFETENSORS,),
+) -> Checkpoint:
     """Choose the files of a checkpoint and check them, reading only what is small.
 
     Raises RefusedError with the reason SourceNotFound, InvalidSource, PathEscapeRefused,
-    RemoteCodeRefused, UnsupportedArchitecture, PickleRefused or SourceTooLarge."""
+    RemoteCodeRefused, UnsupportedArchitecture, UnsupportedSource, SavedModelRefused, PickleRefused
+    or SourceTooLarge."""
     listed = visible(source)
+    kind = _kind(source, listed, source_files)
+    if kind == SAVED_MODEL:
+        _check_saved_model(source, listed)
     config = _read_object(source, listed, CONFIG, CONFIG_LIMIT_BYTES)
     architecture = _architecture(source, config, architectures)
-    shards = _shards(source, listed)
+    shards = _variables(source, listed) if kind == SAVED_MODEL else _shards(source, listed)
     weights = [listed[name] for name in sorted(shards)]
     companions = [file for file in listed.values() if _is_companion(file.path)]
     files = tuple(sorted([*weights, *companions], key=lambda file: file.path))
@@ -59,8 +79,9 @@ def inspect(source: Source, architectures: Sequence[str], max_bytes: int) -> Che
             f"that the operator allows: choose a smaller model or raise the operator's limit.",
         )
     _refuse_code(source, listed, companions)
+    check = _check_fetched if kind == SAVED_MODEL else _check_weights
     with ThreadPoolExecutor(READERS) as pool:
-        list(pool.map(lambda file: _check_weights(source, file, shards[file.path]), weights))
+        list(pool.map(lambda file: check(source, file, shards[file.path]), weights))
     return Checkpoint(source.identity(files), files, size, architecture)
 
 
@@ -172,6 +193,52 @@ def _indexed(source: Source, listed: dict[str, SourceFile]) -> dict[str, set[str
     return shards
 
 
+def _kind(source: Source, listed: dict[str, SourceFile], readable: Sequence[str]) -> str:
+    """What the model is saved as, of what the quantizer reads."""
+    there = [kind for kind, names in KINDS.items() if any(name in listed for name in names)]
+    for kind in there:
+        if kind in readable:
+            return kind
+    if there:
+        raise RefusedError(
+            "UnsupportedSource",
+            f"{FIELD} is {source.uri}, a model saved as {there[0]}, which the quantizer does not "
+            f"read (it reads {_some(readable)}): name another in spec.quantization.quantizerName; "
+            f"spec.sourceFiles of a Quantizer says what it reads.",
+        )
+    return readable[0]
+
+
+def _check_saved_model(source: Source, listed: dict[str, SourceFile]) -> None:
+    """A SavedModel of TensorFlow's with what it does not say itself, and nothing that its graph
+    would read."""
+    absent = [name for name in (GRAPH, VARIABLES, CONFIG, TOKENIZER) if name not in listed]
+    if absent:
+        raise _invalid(
+            source,
+            f"lacks {_some(absent)}: a TensorFlow SavedModel is read with the model's {CONFIG} and "
+            f"{TOKENIZER} beside its {GRAPH}",
+        )
+    assets = [name for name in listed if name.startswith(ASSETS)]
+    if assets:
+        raise RefusedError(
+            "SavedModelRefused",
+            f"{FIELD} is {source.uri}, whose SavedModel has {_some(assets)} for its graph to read: "
+            f"save one that takes token ids, with its {TOKENIZER} beside it.",
+        )
+    if listed[GRAPH].size >= MESSAGE_LIMIT_BYTES:
+        raise _invalid(source, f"has a {GRAPH} of {listed[GRAPH].size} bytes")
+
+
+def _variables(source: Source, listed: dict[str, SourceFile]) -> dict[str, set[str]]:
+    """The graph's file and those of the variables, by which nothing is promised."""
+    data = {name: found[1] for name in listed if (found := VARIABLES_DATA.fullmatch(name))}
+    counts = set(data.values())
+    if len(counts) != 1 or len(data) != int(counts.pop()):
+        raise _invalid(source, f"has not all files of the variables, only {_some(data) or 'none'}")
+    return {name: set() for name in (GRAPH, VARIABLES, *data)}
+
+
 def _is_companion(path: str) -> bool:
     name = PurePosixPath(path).name
     if name.endswith(".index.json"):
@@ -198,13 +265,22 @@ def _refuse_code(
             )
 
 
+def _check_fetched(source: Source, file: SourceFile, _: set[str]) -> None:
+    """A file that is there, and not something in its place."""
+    _refuse_pointer(source, file, source.read(file, 0, min(file.size, len(LFS_POINTER))))
+
+
+def _refuse_pointer(source: Source, file: SourceFile, start: bytes) -> None:
+    if start.startswith(LFS_POINTER):
+        raise _broken(source, file, "is a git-LFS pointer: fetch the file itself by `git lfs pull`")
+
+
 def _check_weights(source: Source, file: SourceFile, promised: set[str]) -> None:
     """A safetensors file whose header fits its size and holds what the index promises."""
     if file.size < 8:
         raise _broken(source, file, "is too small")
     start = source.read(file, 0, min(file.size, HEADER_GUESS_BYTES))
-    if start.startswith(LFS_POINTER):
-        raise _broken(source, file, "is a git-LFS pointer: fetch the file itself by `git lfs pull`")
+    _refuse_pointer(source, file, start)
     length = int.from_bytes(start[:8], "little")
     if length > HEADER_LIMIT_BYTES:
         raise _broken(source, file, f"claims a header of {length} bytes")

@@ -1,9 +1,9 @@
 """manifest.json and quality reports: docs/reference/store-layout.md describes them."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from quantop.contract import (
     BenchmarkReport,
     EvaluationRef,
@@ -128,6 +128,8 @@ class MeasuredQuality(QualityReport):
 
     tool: Tool = Tool()
     evaluation_skipped: bool = False
+    baseline: Annotated[str, Field(max_length=256)] = ""
+    """What stood for the source, where that was not run itself."""
 
 
 class Coverage(Message):

@@ -390,6 +390,7 @@ def _measured(report: MeasuredQuality, given: EvaluationRecord) -> Markup:
         *_text(report, given),
         *_prompts(given.prompts),
         *_tasks(given.tasks),
+        *([("compared with", report.baseline)] if report.baseline else []),
         ("measured by", _tool(report)),
     ]
     return join(element("h2", "How it was measured"), steps, _facts(rows))

@@ -82,6 +82,7 @@ GOOD: dict[str, Object] = {
             }
         ],
         "architectures": ["LlamaForCausalLM"],
+        "sourceFiles": ["Safetensors", "SavedModel"],
         "passes": [{"type": "Quantize", "settings": ["bits"], "calibration": "Optional"}],
         "overrides": {"precisions": ["Q8_0", "F16"], "exceptFor": ["F16"]},
         "fileSplitting": "Supported",

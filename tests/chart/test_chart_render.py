@@ -347,6 +347,7 @@ ADAPTERS = {
     "llm-compressor": ("llm_compressor", "LlmCompressor"),
     "mlx": ("mlx", "Mlx"),
     "onnxruntime": ("onnxruntime", "Onnxruntime"),
+    "onnxruntime-tensorflow": ("tensorflow", "OnnxruntimeTensorflow"),
     "onnxruntime-genai": ("onnxruntime_genai", "OnnxruntimeGenai"),
     "onnxruntime-genai-cuda": ("onnxruntime_genai", "Cuda"),
     "onnxruntime-genai-directml": ("onnxruntime_genai", "DirectMl"),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from quantop.api.quantizedmodel import MAX_NAME_LENGTH
 
 from e2e.conformance import matrix, seen
 from e2e.conformance.rows import SAMPLE, rows
@@ -28,7 +29,7 @@ def test_every_precision_of_the_chart_has_one_limit_and_nothing_else_has() -> No
 def test_rows_have_names_of_their_own_that_an_object_may_have() -> None:
     names = [row.name for row in ROWS.values()]
     assert len(set(names)) == len(names)
-    assert max(map(len, names)) <= 46
+    assert max(map(len, names)) <= MAX_NAME_LENGTH
 
 
 def test_the_quick_rows_are_rows_that_are_served() -> None:

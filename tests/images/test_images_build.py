@@ -217,6 +217,7 @@ def test_the_demo_does_not_wait_for_what_it_does_not_use() -> None:
     every = [image.name for image in build.IMAGES]
     assert build.select([], every=True) == every
     others = {"quantop/quantizer-qnn", "quantop/quantizer-olive", "quantop/quantizer-openvino"}
+    others |= {"quantop/quantizer-tensorflow"}
     others |= {"quantop/runtime-openvino", "quantop/runtime-mlx", "quantop/runtime-ollama"}
     assert build.select([]) == [name for name in every if name not in others]
 

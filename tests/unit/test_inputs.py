@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from quantop.api.modelstore import ModelStoreSpec
 from quantop.api.quantizedmodel import QuantizedModelSpec, QuantizedModelStatus
+from quantop.api.quantizer import QuantizerSpec
 from quantop.contract import (
     ConversionTask,
     EvaluationRef,
@@ -14,7 +16,8 @@ from quantop.contract import (
     StoreRef,
     TasksRef,
 )
-from quantop.reconcile.artifact import inputs_hash
+from quantop.reconcile import choices
+from quantop.reconcile.artifact import conversion_task, inputs_hash
 from quantop.reconcile.snapshot import Snapshot
 from quantop.settings import Settings
 
@@ -43,6 +46,32 @@ def hashed(**changes: Any) -> str:
 
 def test_another_limit_needs_no_other_job() -> None:
     assert hashed(max_mean_kl_divergence="0.05") == hashed()
+
+
+@pytest.mark.parametrize("reads", [[], ["SavedModel"], ["Safetensors", "SavedModel"]])
+def test_the_stages_are_told_what_the_quantizer_reads(reads: list[str]) -> None:
+    model = objects.model("n")
+    spec: dict[str, Any] = {"sourceFiles": reads} if reads else {}
+    quantizer = objects.quantizer(**spec)
+    snapshot = Snapshot(
+        model=model,
+        spec=QuantizedModelSpec.model_validate(model["spec"]),
+        status=QuantizedModelStatus(),
+        settings=Settings("worker"),
+        quantizers={"llama-cpp": QuantizerSpec.model_validate(quantizer["spec"])},
+    )
+    chosen = choices.choose_quantizer(snapshot)
+    assert isinstance(chosen, choices.ChosenQuantizer)
+    store = ModelStoreSpec.model_validate(objects.store()["spec"])
+    told = conversion_task(snapshot, store, chosen).to_json()
+    read = ConversionTask.model_validate_json(told).source_files
+    assert read == tuple(reads or ["Safetensors"])
+
+
+def test_what_the_quantizer_reads_asks_anew_where_it_is_not_what_all_read() -> None:
+    """A refused source is looked at again when the Quantizer reads more."""
+    assert hashed(source_files=("Safetensors",)) == hashed()
+    assert hashed(source_files=("SavedModel",)) != hashed()
 
 
 @pytest.mark.parametrize(

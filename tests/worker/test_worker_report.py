@@ -410,7 +410,8 @@ def test_a_trial_that_somebody_altered_is_left_out(measured: Bench, content: byt
 
 def published(text: str = "harmless", **quality: Any) -> Published:
     """A made-up artifact with ``text`` wherever somebody else could have put it."""
-    report = MeasuredQuality.model_validate(QUALITY | {"tool": {"name": text}} | quality)
+    theirs = {"tool": {"name": text}, "baseline": text}
+    report = MeasuredQuality.model_validate(QUALITY | theirs | quality)
     record = FileRecord(path=f"folder/{text}", size=10, sha256="a" * 64)
     text_record = {"uri": f"s3://{text}", "identity": text, "size": 1, "sha256": "b" * 64}
     manifest = Manifest(
@@ -514,6 +515,14 @@ def test_formulas_are_told_of_the_protocol_that_we_know_only() -> None:
     parsed = Parsed(page("s3://bucket/key", published(protocol="theirs-v9"), [], "now"))
     assert "theirs-v9" in parsed.text
     assert "likelihood" not in parsed.text
+
+
+def test_what_stood_for_the_source_is_told_where_something_did() -> None:
+    told = Parsed(page("s3://bucket/key", published(baseline="its graph"), [], "now")).text
+    assert "compared with" in told
+    assert "its graph" in told
+    told = Parsed(page("s3://bucket/key", published(baseline=""), [], "now")).text
+    assert "compared with" not in told
 
 
 def test_what_an_encoder_or_a_classifier_lost_is_told() -> None:

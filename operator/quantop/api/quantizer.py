@@ -152,6 +152,13 @@ class EvaluationKind(StrEnum):
     TASKS = "Tasks"
 
 
+class SourceFiles(StrEnum):
+    """What a model is saved as."""
+
+    SAFETENSORS = "Safetensors"
+    SAVED_MODEL = "SavedModel"
+
+
 class QuantizerResources(ApiModel):
     """What a conversion needs, from which its Job's requests are estimated."""
 
@@ -206,6 +213,11 @@ class QuantizerSpec(ApiModel):
         list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=512)
     ] = Field(default_factory=list, json_schema_extra=SET)
     """Model architectures (config.json) that it reads. Default: whatever the toolchain accepts."""
+    source_files: Annotated[list[SourceFiles], Field(min_length=1, max_length=2)] = Field(
+        default_factory=lambda: [SourceFiles.SAFETENSORS], json_schema_extra=SET
+    )
+    """What it reads a model from: a checkpoint in safetensors, or TensorFlow's SavedModel with
+    config.json and tokenizer.json beside it. A source that has both is read as safetensors."""
     hardware: Annotated[str, Field(max_length=128)] = ""
     """What alone runs its artifacts. A ModelRuntime serves them that lists the same in
     spec.formats; whoever asks for serving and has none is told. Where others write the format for

@@ -194,6 +194,7 @@ def conversion_task(
             tasks=tasks and TasksRef(uri=tasks.uri, max_samples=tasks.max_samples),
         ),
         architectures=tuple(quantizer.spec.architectures),
+        source_files=tuple(quantizer.spec.source_files),
         max_source_bytes=snapshot.settings.max_source_bytes,
         max_mean_kl_divergence=spec.quality.max_mean_kl_divergence if spec.quality else None,
     )

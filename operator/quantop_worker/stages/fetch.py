@@ -69,7 +69,7 @@ def _fetch_source(
 ) -> SourceRecord:
     began = time.time()
     source = open_source(task)
-    checkpoint = inspect(source, task.architectures, task.max_source_bytes)
+    checkpoint = inspect(source, task.architectures, task.max_source_bytes, task.source_files)
     if checkpoint.identity != identity:
         raise RefusedError(
             "SourceChanged",

@@ -16,7 +16,7 @@ def run(task: ConversionTask, progress: Progress) -> ResolveResult:
     progress.begin(f"reading the listing of {task.source.uri}")
     bucket = store_bucket(task.store)
     source = open_source(task)
-    checkpoint = inspect(source, task.architectures, task.max_source_bytes)
+    checkpoint = inspect(source, task.architectures, task.max_source_bytes, task.source_files)
     texts = open_texts(task)
     recipe = whole_recipe(task.recipe, texts.read_workflow())
     key = artifact_key(checkpoint.identity, recipe, task.calibration, texts.calibration_identity)

@@ -188,15 +188,24 @@ def check(folder: Path) -> None:
     Raises:
         RefusedError: with the reason.
     """
+    check_config(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise RefusedError(
+            "InvalidSource", "the source has no *.safetensors: save its weights as safetensors"
+        )
+
+
+def check_config(folder: Path) -> None:
+    """The same, as far as the files beside the weights tell it.
+
+    Raises:
+        RefusedError: with the reason.
+    """
     config = read_json(folder / "config.json")
     if not config:
         raise RefusedError(
             "InvalidSource",
             "the source has no config.json: spec.source must name a checkpoint's folder",
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise RefusedError(
-            "InvalidSource", "the source has no *.safetensors: save its weights as safetensors"
         )
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in read_json(folder / name):

@@ -35,6 +35,8 @@ POOLINGS = {
 OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")
 Read = Callable[[str, int], tuple[list[int], Any]]
 """From a text and the most tokens to read of it, to their ids and an array of shape (numbers,)."""
+Run = Callable[[Any], Any]
+"""From a text's encoding to its embedding or logits, an array of shape (1, numbers)."""
 
 
 def generates(architecture: str) -> bool:
@@ -288,6 +290,23 @@ def exported(source: Path, model: Any, example: tuple[Any, ...], **options: Any)
         ) from error
 
 
+def by_torch(source: Path) -> Run:
+    """The source, run by torch in 32-bit floats.
+
+    Raises:
+        RefusedError: transformers cannot load it, or a number in it is not finite.
+    """
+    module = load(source)
+    torch: Any = importlib.import_module("torch")
+    names = inputs(source)
+
+    def run(encoding: Any) -> Any:
+        with torch.inference_mode():
+            return module(*map(torch.from_numpy, feed(encoding, names).values())).numpy()
+
+    return run
+
+
 def calibration(task: stage.Task) -> Iterator[Any]:
     """Encodings of the calibration's texts, at most `samples`, each cut at `sequence_length`
     tokens."""
@@ -299,13 +318,17 @@ def calibration(task: stage.Task) -> Iterator[Any]:
 
 
 def measure(
-    task: stage.Task, progress: stage.Progress, artifact: Callable[[Any], Any], longest: int
+    task: stage.Task,
+    progress: stage.Progress,
+    artifact: Run,
+    longest: int,
+    load_source: Callable[[], Run] | None = None,
 ) -> dict[str, object]:
     """Embed, or classify, the evaluation text by the source and by the artifact, or try the
     artifact on a text of ours where there is none.
 
-    `artifact` gives what the artifact makes of an encoding by its own tokenizer, of at most
-    `longest` tokens: embedding or logits of shape (1, numbers).
+    `artifact` runs the artifact on an encoding by its own tokenizer, of at most `longest` tokens,
+    and what `load_source` gives runs the source; default: torch does.
 
     Raises:
         RefusedError: its numbers are not finite or not as many as the source's, or its tokens or
@@ -321,11 +344,15 @@ def measure(
         encoding = reader.encode(text)
         return encoding.ids, artifact(encoding)[0]
 
-    return compare(task, progress, read, longest)
+    return compare(task, progress, read, longest, load_source)
 
 
 def compare(
-    task: stage.Task, progress: stage.Progress, read: Read, longest: int
+    task: stage.Task,
+    progress: stage.Progress,
+    read: Read,
+    longest: int,
+    load_source: Callable[[], Run] | None = None,
 ) -> dict[str, object]:
     """The same of an artifact that `read` has read texts, of at most `longest` tokens.
 
@@ -355,8 +382,7 @@ def compare(
     lengths = (len(ours.encode(each.text).ids) for each in given)
     given = texts.within(given, lengths, evaluation.max_tokens)
     progress("loading the source", 10)
-    source = load(task.source)
-    torch: Any = importlib.import_module("torch")
+    source = load_source() if load_source else by_torch(task.source)
     measured: texts.Measure = (
         texts.Agreement(labels(task.source)) if is_classifier(task.source) else texts.Similarity()
     )
@@ -370,9 +396,7 @@ def compare(
                 "the artifact's tokenizer makes other tokens of the evaluation text than the "
                 "source's: the conversion went wrong",
             )
-        fed = feed(encoding, inputs(task.source))
-        with torch.inference_mode():
-            expected = source(*map(torch.from_numpy, fed.values()))[0].numpy()
+        expected = source(encoding)[0]
         if found.shape != expected.shape:
             raise RefusedError(
                 "OutputDiffers",

@@ -91,14 +91,15 @@ def check_finite(artifact: Path, file: str = ARTIFACT) -> None:
             )
 
 
-def session(folder: Path, threads: int, file: str = ARTIFACT) -> Any:
-    """An onnxruntime session on the CPU.
+def session(folder: Path, threads: int, file: str = ARTIFACT, options: Any = None) -> Any:
+    """An onnxruntime session on the CPU, with other options than the default ones where they are
+    given.
 
     Raises:
         RefusedError: onnxruntime cannot load the graph.
     """
     onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(

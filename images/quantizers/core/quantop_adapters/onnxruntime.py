@@ -60,7 +60,7 @@ class Onnxruntime:
         encoder.check(task.source)
         tokenizer = encoder.tokenizer(task.source)
         progress("exporting the graph", 5)
-        graph = export(task.source, task.scratch)
+        graph = self.export(task)
         progress("quantizing", 50)
         if method == "Dynamic":
             graph = dynamic(graph, task.scratch)
@@ -78,6 +78,14 @@ class Onnxruntime:
         tokenizer.save(str(target / "tokenizer.json"))
         shutil.copyfile(task.source / "config.json", target / "config.json")
 
+    def export(self, task: stage.Task) -> Any:
+        """The source's graph, from which the artifact is made."""
+        return export(task.source, task.scratch)
+
+    def load_source(self, task: stage.Task) -> encoder.Run:
+        """What the artifact is compared with."""
+        return encoder.by_torch(task.source)
+
     def coverage(self, artifact: Path) -> Coverage:
         """Count the graph's initializers."""
         onnx: Any = importlib.import_module("onnx")
@@ -90,14 +98,29 @@ class Onnxruntime:
     def measure(self, task: stage.Task, progress: stage.Progress) -> dict[str, object]:
         """Embed, or classify, the evaluation text by the source and by the artifact."""
         check_finite(task.artifact)
-        run = session(task.artifact, task.threads)
-        names = tuple(entry.name for entry in run.get_inputs())
+        return encoder.measure(
+            task,
+            progress,
+            runner(task.artifact, task.threads),
+            encoder.max_length(task.source),
+            lambda: self.load_source(task),
+        )
 
-        def artifact(encoding: Any) -> Any:
-            (found,) = run.run(None, encoder.feed(encoding, names))
-            return found
 
-        return encoder.measure(task, progress, artifact, encoder.max_length(task.source))
+def runner(folder: Path, threads: int) -> encoder.Run:
+    """The graph in a folder, run by ONNX Runtime.
+
+    Raises:
+        RefusedError: onnxruntime cannot load it.
+    """
+    run = session(folder, threads)
+    names = tuple(entry.name for entry in run.get_inputs())
+
+    def read(encoding: Any) -> Any:
+        (found,) = run.run(None, encoder.feed(encoding, names))
+        return found
+
+    return read
 
 
 def export(source: Path, scratch: Path) -> Any:
@@ -108,7 +131,6 @@ def export(source: Path, scratch: Path) -> Any:
     """
     torch: Any = importlib.import_module("torch")
     onnx: Any = importlib.import_module("onnx")
-    library: Any = importlib.import_module("onnxruntime.quantization.onnx_model")
     model = encoder.load(source)
     names = encoder.inputs(source)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
@@ -123,11 +145,17 @@ def export(source: Path, scratch: Path) -> Any:
         dynamic_shapes=((free,) * len(names),),
     )
     program.save(scratch / "exported.onnx", external_data=True)
-    # The quantizers know products of matrices; with a sum in them only some do.
-    graph = library.ONNXModel(onnx.load(scratch / "exported.onnx"))
-    graph.replace_gemm_with_matmul()
-    graph.clean_initializers()
-    return graph.model
+    return quantizable(onnx.load(scratch / "exported.onnx"))
+
+
+def quantizable(graph: Any) -> Any:
+    """The graph as the quantizers take it."""
+    library: Any = importlib.import_module("onnxruntime.quantization.onnx_model")
+    model = library.ONNXModel(graph)
+    # They know products of matrices; with a sum in them only some do.
+    model.replace_gemm_with_matmul()
+    model.clean_initializers()
+    return model.model
 
 
 def dynamic(graph: Any, scratch: Path, only: str | None = None) -> Any:
@@ -179,7 +207,7 @@ def static(graph: Any, task: stage.Task, method: str) -> Any:
         # With as few bins as by default, Entropy has nothing to choose from.
         extra_options={} if choice == "MinMax" else {"num_bins": BINS, "symmetric": False},
     )
-    names = encoder.inputs(task.source)
+    names = tuple(each.name for each in graph.graph.input)
     for encoding in encoder.calibration(task):
         calibrator.collect_data(Reader(encoder.feed(encoding, names)))
     library.save_tensors_data(calibrator.compute_data(), ranges)

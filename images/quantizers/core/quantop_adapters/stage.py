@@ -263,6 +263,25 @@ class Measuring(Toolchain, Protocol):
 
 
 @runtime_checkable
+class Reading(Toolchain, Protocol):
+    """A toolchain that reads other sources than safetensors."""
+
+    def check_source(self, source: Path) -> None:
+        """Refuse a source before any work.
+
+        Raises:
+            RefusedError: it is none that the toolchain reads.
+        """
+
+    def layer_numbers(self, task: Task) -> int:
+        """How many numbers the source's layers hold.
+
+        Raises:
+            RefusedError: the source cannot be read.
+        """
+
+
+@runtime_checkable
 class Overriding(Toolchain, Protocol):
     """A toolchain whose `quantize` follows `task.overrides`, and whose `coverage` names weights."""
 
@@ -379,7 +398,10 @@ def quantize(toolchain: Toolchain, task: Task) -> dict[str, object]:
             f"{', '.join(toolchain.precisions)}",
         )
     check_extras(toolchain, task)
-    checkpoint.check(task.source)
+    if isinstance(toolchain, Reading):
+        toolchain.check_source(task.source)
+    else:
+        checkpoint.check(task.source)
     if task.calibration:
         checkpoint.check_length(
             task.source,
@@ -532,7 +554,9 @@ def count(toolchain: Toolchain, task: Task) -> Coverage:
         task.precision,
         task.bits_per_weight_min,
         task.bits_per_weight_max,
-        checkpoint.layer_numbers(task.source),
+        toolchain.layer_numbers(task)
+        if isinstance(toolchain, Reading)
+        else checkpoint.layer_numbers(task.source),
         task.overrides,
     )
     checkpoint.check_vocabulary(task.source, vocabulary)

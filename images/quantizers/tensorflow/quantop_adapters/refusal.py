@@ -1,0 +1,1 @@
+../../core/quantop_adapters/refusal.py

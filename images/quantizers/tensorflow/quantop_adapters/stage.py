@@ -1,0 +1,1 @@
+../../core/quantop_adapters/stage.py
