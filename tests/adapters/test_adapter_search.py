@@ -167,6 +167,24 @@ def test_what_was_measured_is_left_with_what_was_chosen(
     assert '"candidate 2 of 3"' in capsys.readouterr().out
 
 
+def test_a_pass_that_failed_is_told_once_with_no_workflow_of_what_it_never_came_to(
+    tmp_path: Path, fake_olive: Say
+) -> None:
+    """What could have followed it was not tried."""
+    passes: workflow.Passes = [[FUSE, {"type": "Fold"}], [ROUND, FINE]]
+    said = found(
+        "a",
+        a=model("f", ROUND, "/a", metrics=figures(2, 0.99), met=True),
+        g=model("in", {"type": "Fold"}, ""),
+    )
+    fake_olive(said)
+    search.run(task(tmp_path), MODEL, passes, FEEDS, MEASURES, stage.Progress("quantize"))
+    _, chosen, failed = candidates(tmp_path)
+    assert (chosen["name"], chosen["state"]) == ("Fuse, Round", "Chosen")
+    assert (failed["name"], failed["state"]) == ("Fold", "Failed")
+    assert "workflow" not in failed
+
+
 def test_a_search_whose_candidates_miss_the_goal_is_refused_with_the_best(
     tmp_path: Path, fake_olive: Say
 ) -> None:

@@ -15,6 +15,7 @@ from quantop.builders.meta import COMPONENT_LABEL, MODEL_LABEL, PRECISION_LABEL,
 from quantop.contract import (
     TASK_VARIABLE,
     ArtifactSummary,
+    Benchmark,
     ConversionTask,
     PublishResult,
     QualityReport,
@@ -96,6 +97,8 @@ class FakeNode:
     """Bytes of the artifact, by precision; ARTIFACT_BYTES where there is none."""
     trials: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What a trial shows, by precision, over what TRIAL says."""
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+    """What the toolchain measured itself, by precision; nothing where there is none."""
     vocabularies: dict[str, str] = field(default_factory=dict)
     """Digest of the artifact's tokens, by the source's uri; unknown where there is none."""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -208,6 +211,7 @@ class FakeNode:
                 self.sizes.get(precision, ARTIFACT_BYTES),
                 self.vocabularies.get(task.source.uri),
             )
+            summary = summary.model_copy(update={"benchmark": self.benchmarks.get(precision)})
             self.published[summary.key] = summary
             return Ends(message=PublishResult(published=summary).to_json())
         if stage == Stage.TRIAL:

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytest
+from quantop.contract import Benchmark, BenchmarkCandidate, BenchmarkState
 
 from tests.operator import objects
 from tests.operator.conftest import Cluster, Operator
@@ -23,6 +24,31 @@ def node(cluster: Cluster) -> FakeNode:
     """A node on which Q8_0 turns out bad."""
     cluster.node.perplexities["Q8_0"] = BAD_PERPLEXITY
     return cluster.node
+
+
+def test_what_a_toolchain_measured_itself_is_shown_and_leaves_the_object_settled(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    figures = {"latencyMilliseconds": 2.25, "sizeBytes": 1234567, "lossPercent": -0.5}
+    candidates = tuple(
+        BenchmarkCandidate(name=f"Round bits={bits}", state=state, figures=figures)
+        for bits, state in enumerate(BenchmarkState)
+    )
+    cluster.node.benchmarks["Q4_K_M"] = Benchmark(
+        node="node-7", processor="Fake CPU", threads=2, candidates=candidates, report="b/f.json"
+    )
+    cluster.apply(objects.model(namespace))
+    cluster.wait_for(namespace, "tiny", "Reconciling", "False", "Settled")
+    artifact = cluster.model(namespace, "tiny")["status"]["artifact"]
+    shown = artifact["benchmark"]
+    assert (shown["node"], shown["threads"]) == ("node-7", 2)
+    assert shown["reportURI"] == f"{artifact['uri']}/b/f.json"
+    assert [each["state"] for each in shown["candidates"]] == [*BenchmarkState]
+    told = {each["name"]: each["value"] for each in shown["candidates"][1]["figures"]}
+    assert told == {"latencyMilliseconds": "2.25", "sizeBytes": "1234567", "lossPercent": "-0.5"}
+    mark = cluster.plane.audit.mark()
+    time.sleep(2)
+    assert cluster.writes(mark, namespace) == []
 
 
 def test_an_artifact_beyond_its_limit_leaves_the_old_revision_serving(

@@ -155,8 +155,10 @@ def candidates(
                 yield Candidate("Source in 32 bits", State.BASELINE, figures)
             continue
         way = list(taken(models, name, places))
-        if len(way) < len(places) and model["folder"]:
+        whole = len(way) == len(places)
+        if not whole and model["folder"]:
             continue
+        asked = {"passes": {f"pass{index}": each for index, each in enumerate(way)}}
         state = State.FAILED
         if name == said["chosen"]:
             state = State.CHOSEN
@@ -167,7 +169,7 @@ def candidates(
             state,
             figures,
             reasons.get(model["folder"], FAILED) if state is State.FAILED else "",
-            json.dumps({"passes": {f"pass{index}": each for index, each in enumerate(way)}}),
+            json.dumps(asked) if whole else "",
         )
 
 
