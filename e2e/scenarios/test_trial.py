@@ -105,7 +105,7 @@ def test_trials_are_in_the_report_also_when_nothing_passes(team: Team, store: St
             "too-slow",
             ("GGUF", "Auto"),
             quantization={"auto": {"precisions": ["Q4_0", "Q8_0"]}},
-            quality=limited(minTokensPerSecond=10_000_000),
+            quality=limited(maxPerplexityIncreasePercent=20, minTokensPerSecond=10_000_000),
         )
     )
     stalled = team.stalled(name, timeout=900)
