@@ -38,6 +38,31 @@ names = [each.name for each in session.get_inputs()]
 print(json.dumps([names, session.get_outputs()[0].name, float(abs(ours - theirs).max())]))
 """
 
+# States pooled in every way that the source's files may ask for, by numpy and by the graph.
+POOL = """
+import json, pathlib, shutil, sys, numpy, onnx, onnxruntime, tensorflow
+from quantop_adapters.tensorflow import convert
+model, work = map(pathlib.Path, sys.argv[1:])
+ids = numpy.array([[2, 17, 300, 9, 1025, 3, 0, 0]], numpy.int32)
+mask = numpy.array([[1, 1, 1, 1, 1, 1, 0, 0]], numpy.int32)
+fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": numpy.zeros_like(ids)}
+serve = tensorflow.saved_model.load(str(model)).signatures["serving_default"]
+states = serve(**fed)["last_hidden_state"].numpy()[0][:6]
+differences = {}
+for mode, theirs in {
+    "mean_tokens": states.mean(0),
+    "cls_token": states[0],
+    "max_tokens": states.max(0),
+    "lasttoken": states[5],
+}.items():
+    source = shutil.copytree(model, work / mode)
+    (source / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_" + mode: True}))
+    onnx.save(convert(source, work), work / "model.onnx")
+    session = onnxruntime.InferenceSession(str(work / "model.onnx"))
+    (ours,) = session.run(None, {name: each.astype(numpy.int64) for name, each in fed.items()})
+    differences[mode] = float(abs(ours[0] - theirs / numpy.linalg.norm(theirs)).max())
+print(json.dumps(differences))
+"""
 STATEFUL = """
 import json
 from tensorflow.python.framework import op_def_registry
@@ -151,6 +176,14 @@ def test_the_graph_computes_what_tensorflow_does(tmp_path: Path, made: Path, nam
     assert inputs[:2] == ["input_ids", "attention_mask"]
     assert output == "sentence_embedding"
     assert difference < 1e-5
+
+
+def test_states_are_pooled_as_the_source_says_without_padding(tmp_path: Path) -> None:
+    status, said = run("-c", POOL, str(MODELS / "tiny-bert-tensorflow"), str(tmp_path))
+    assert status == 0
+    differences = json.loads(said)
+    assert len(differences) == 4
+    assert max(differences.values()) < 1e-6
 
 
 def test_the_matrices_of_keras_attention_are_quantized(tmp_path: Path, made: Path) -> None:

@@ -217,7 +217,8 @@ class QuantizerSpec(ApiModel):
         default_factory=lambda: [SourceFiles.SAFETENSORS], json_schema_extra=SET
     )
     """What it reads a model from: a checkpoint in safetensors, or TensorFlow's SavedModel with
-    config.json and tokenizer.json beside it. A source that has both is read as safetensors."""
+    config.json and tokenizer.json beside it. Who reads both reads safetensors where there are such.
+    Default: safetensors."""
     hardware: Annotated[str, Field(max_length=128)] = ""
     """What alone runs its artifacts. A ModelRuntime serves them that lists the same in
     spec.formats; whoever asks for serving and has none is told. Where others write the format for
