@@ -185,7 +185,7 @@ def _growth(tool: Tool, small: Both, large: Both) -> Figure:
     """The line through both checkpoints: whole = fixed + slope * steps."""
     slope = (large.whole - small.whole) / (large.steps - small.steps)
     return Figure(
-        f"pipeline overhead, {tool.format} {tool.precision}, of each further GB",
+        f"pipeline overhead, {tool.format} {tool.precision}, of what grows",
         f"{slope:.2f}",
         GOAL,
         f"{small.whole - slope * small.steps:.1f} s for any size, and {slope:.2f} s for each "
