@@ -114,8 +114,13 @@ bench: cluster ## Measurements on the running cluster, printed as ratios
 	@$(STEP) bench $(INSIDE) python -m e2e.benchmarks
 
 .PHONY: conformance
-conformance: cluster ## Every way of every built-in Quantizer (with ALL=1: all images); ROW=openvino/INT4 for some, SAMPLE=1 for the quick ones
-	@$(STEP) conformance $(INSIDE) pytest -q $(if $(SAMPLE),--sample,-s) e2e/conformance --row=$(ROW)
+conformance: cluster ## Every way of every built-in Quantizer (with ALL=1: all images); ROW=openvino/INT4 for some, SAMPLE=1 for the quick ones, WORKERS=3 for as many at a time
+	@$(STEP) conformance $(INSIDE) pytest $(if $(WORKERS),-v -n $(WORKERS) --dist=worksteal,-q $(if $(SAMPLE),,-s)) \
+		$(if $(SAMPLE),--sample) e2e/conformance --row=$(ROW)
+
+.PHONY: elsewhere
+elsewhere: cluster ## Collect in FOLDER what engines for other hardware would serve: docs/guides/engines-elsewhere.md
+	@$(STEP) elsewhere $(INSIDE) python -m e2e.elsewhere.collect $(or $(FOLDER),build/elsewhere)
 
 .PHONY: quality-bench
 quality-bench: export ALL := 1

@@ -3,11 +3,12 @@ what the suite saw."""
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from e2e.conformance import seen
 from e2e.conformance.rows import REPOSITORY, Row, rows
 from e2e.conformance.seen import Seen
+from e2e.elsewhere import seen as elsewhere
 
 PAGE = REPOSITORY / "docs" / "support-matrix.md"
 HEAD = """# Support matrix
@@ -23,6 +24,8 @@ not what a large model would need.
 | --- | --- |
 | **works** | converted, measured, served and asked |
 | **artifact** | converted and measured; no built-in engine serves it |
+| **works elsewhere** | converted and measured here; the engine named needs a GPU: {engine} served \
+an artifact of this precision on an {device}, its perplexity the measured one or better |
 | **other hardware** | converted and measured here; the engine named needs a GPU and was not run |
 | **not asked** | converted and measured before the chart had the engine named |
 | **not run** | offered by the chart, not yet seen by the suite |
@@ -31,10 +34,12 @@ not what a large model would need.
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *_tables(seen.load())]) + "\n"
+    there = elsewhere.load()
+    head = HEAD.format(engine=there.engine, device=there.device)
+    return "\n".join([head, *_tables(seen.load(), there.served)]) + "\n"
 
 
-def _tables(figures: dict[str, Seen]) -> Iterator[str]:
+def _tables(figures: dict[str, Seen], there: Set[tuple[str, str]]) -> Iterator[str]:
     quantizer = ""
     for row in rows():
         if row.quantizer != quantizer:
@@ -51,22 +56,31 @@ def _tables(figures: dict[str, Seen]) -> Iterator[str]:
                 "quantize | memory |"
             )
             yield "| --- " * 10 + "|"
-        yield _line(row, figures.get(row.id))
+        yield _line(row, figures.get(row.id), (row.quantizer, row.precision) in there)
 
 
-def _line(row: Row, found: Seen | None) -> str:
+def _line(row: Row, found: Seen | None, served_there: bool) -> str:
     start = f"| {row.precision} | {row.method}{' (calibrated)' if row.calibrated else ''} |"
     engine = row.runtime or row.elsewhere or ""
     engines = ", ".join([engine, *(row.others if found is None else found.also)])
     if found is None:
         return f"{start} not run | {engines} | | | | | | |"
-    unasked = "not asked" if row.runtime else "other hardware" if engine else "artifact"
-    state = "works" if found.answered else unasked
+    state = _state(row, found, served_there)
     return (
         f"{start} {state} | {engines} | {found.size_ratio} | {found.bits_per_weight} "
         f"| {_quality(found)} "
         f"| {found.quantize_seconds} s | {found.peak_memory_bytes / 2**20:.0f} MiB |"
     )
+
+
+def _state(row: Row, found: Seen, served_there: bool) -> str:
+    if found.answered:
+        return "works"
+    if row.runtime:
+        return "not asked"
+    if row.elsewhere:
+        return "works elsewhere" if served_there else "other hardware"
+    return "artifact"
 
 
 def _quality(found: Seen) -> str:

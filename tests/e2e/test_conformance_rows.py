@@ -80,7 +80,7 @@ def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         in page
     )
     assert "| F16 | Default | works | llama-cpp, ollama | 0.32 |" in page
-    assert "| FP8_DYNAMIC | RTN | other hardware | vllm-gpu | 0.6 |" in page
+    assert "| FP8_DYNAMIC | RTN | works elsewhere | vllm-gpu | 0.6 |" in page
     assert "| FP16 | Default | artifact |  | 1 | 16 |" in page
     assert "| W8A16 | V73 (calibrated) | artifact |  | 1.1 | 8.07 | 0.9931 | 0.9812 | 5 s |" in page
     assert "| Q8_0 | Default | not run | llama-cpp, ollama |" in page
