@@ -73,6 +73,11 @@ test: $(SYNCED) ## Unit tests, and tests against a real kube-apiserver and etcd
 	@$(STEP) test.programs $(PROGRAMS) $(TEST_PROGRAMS)
 	@$(STEP) test pytest -q
 
+.PHONY: test-toolchains
+test-toolchains: export ALL := 1
+test-toolchains: images ## The tests that need a toolchain, in the images that hold them
+	@$(STEP) test.toolchains python -m tests.toolchains -q
+
 .PHONY: images
 images: $(SYNCED) ## Build the images, with ALL=1 the demo's and all others; with PUSH=1 push them to REGISTRY, too
 	@$(STEP) images$(if $(PUSH),.push) python -m images.build $(if $(ALL),--all) $(if $(PUSH),--registry $(REGISTRY) --push \

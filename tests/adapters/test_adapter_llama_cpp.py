@@ -1,8 +1,7 @@
 """What llama.cpp's own tools make of a recipe.
 
-They are in the quantizer's image and not in this environment, so that these tests run where an
-interpreter that has them is named: with images/quantizers/core/requirements.txt installed, PATH and
-LLAMA_CPP_* as in the image's Dockerfile, and QUANTOP_TOOLCHAIN_PYTHON=PYTHON.
+They are in the quantizer's image and not in this environment: these tests run where
+QUANTOP_TOOLCHAIN_PYTHON names an interpreter that has them, as `make test-toolchains` does.
 """
 
 import json

@@ -160,7 +160,7 @@ def server(artifact: Path) -> Iterator[str]:
                     time.sleep(0.2)
             yield url
         finally:
-            process.kill()
+            process.terminate()
 
 
 def post(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Olive's search: what it is asked, what is made of its answer, and what the real one chooses.
 
-The real Olive is not in this environment: the last tests run where an interpreter that has it is
-named, with torch and images/quantizers/olive/requirements.txt, by QUANTOP_OLIVE_PYTHON=PYTHON.
+The real Olive is not in this environment: the last tests run where QUANTOP_OLIVE_PYTHON names an
+interpreter that has it, as `make test-toolchains` does.
 """
 
 import json

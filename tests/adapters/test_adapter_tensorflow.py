@@ -1,8 +1,7 @@
 """What is made of TensorFlow's SavedModels, and what is refused of them.
 
-TensorFlow is in the quantizer's image and not in this environment, so that these tests run where an
-interpreter that has it is named: with images/quantizers/tensorflow/requirements.txt, ml-dtypes and
-keras installed, and QUANTOP_TENSORFLOW_PYTHON=PYTHON.
+TensorFlow is in the quantizer's image and not in this environment: these tests run where
+QUANTOP_TENSORFLOW_PYTHON names an interpreter that has it, as `make test-toolchains` does.
 """
 
 import json

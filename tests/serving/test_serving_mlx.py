@@ -1,8 +1,7 @@
 """The server on mlx-lm, with a real model.
 
-mlx-lm is in the runtime's image and not in this environment, so that these tests run where an
-interpreter that has it is named: one with images/runtimes/mlx/requirements.txt installed, and
-QUANTOP_MLX_PYTHON=PYTHON.
+mlx-lm is in the runtime's image and not in this environment: these tests run where
+QUANTOP_MLX_PYTHON names an interpreter that has it, as `make test-toolchains` does.
 """
 
 from __future__ import annotations
@@ -129,7 +128,7 @@ async def server(artifact: Path, tmp_path: Path) -> AsyncIterator[Running]:
             yield Running(process, http, client)
         finally:
             if process.returncode is None:
-                process.kill()
+                process.terminate()
             await process.wait()
 
 
