@@ -5,7 +5,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Set
 
-from e2e.conformance import seen
+from e2e.conformance import refused, seen
 from e2e.conformance.rows import REPOSITORY, Row, rows
 from e2e.conformance.seen import Seen
 from e2e.elsewhere import seen as elsewhere
@@ -36,7 +36,18 @@ def page() -> str:
     """The whole page."""
     there = elsewhere.load()
     head = HEAD.format(engine=there.engine, device=there.device)
-    return "\n".join([head, *_tables(seen.load(), there.served)]) + "\n"
+    return "\n".join([head, *_tables(seen.load(), there.served), *_refusals()]) + "\n"
+
+
+def _refusals() -> Iterator[str]:
+    yield ""
+    yield "## Refused"
+    yield "What one may look for and will not find above, or not with that engine."
+    yield ""
+    yield "| quantizer | precisions | by | reason |"
+    yield "| --- " * 4 + "|"
+    for each in refused.all_refusals():
+        yield f"| `{each.quantizer}` | {', '.join(each.precisions)} | {each.by} | {each.reason} |"
 
 
 def _tables(figures: dict[str, Seen], there: Set[tuple[str, str]]) -> Iterator[str]:

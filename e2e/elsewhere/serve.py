@@ -296,7 +296,8 @@ def main(arguments: list[str] | None = None) -> int:
                 found = check(case, engine, asked.folder, asked.most_percent)
             found = {"row": case["row"], "engine": case["engine"], **found, "startSeconds": started}
         except (FailedError, OSError, KeyError) as error:
-            found = {"row": case["row"], "failed": f"{type(error).__name__}: {error}"}
+            why = f"{type(error).__name__}: {error}"
+            found = {"row": case["row"], "engine": case["engine"], "failed": why}
         print(f"{time.monotonic() - begin:4.0f} s  {path.stem:32} {json.dumps(found)}", flush=True)
         return path.stem, found
 

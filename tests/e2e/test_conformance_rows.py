@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from quantop.api.quantizedmodel import MAX_NAME_LENGTH
 
-from e2e.conformance import matrix, seen
+from e2e.conformance import matrix, refused, seen
 from e2e.conformance.rows import SAMPLE, rows
 from e2e.conformance.test_conformance import LEAST_COSINE_SIMILARITY, MOST_INCREASE_PERCENT
 
@@ -38,6 +38,22 @@ def test_the_quick_rows_are_rows_that_are_served() -> None:
 
 def test_what_was_seen_is_still_offered() -> None:
     assert set(seen.load()) <= set(ROWS)
+
+
+def test_what_is_refused_is_not_offered() -> None:
+    """By the engine named, or at all; and a Quantizer of that name is there."""
+    offered = {(row.quantizer, row.precision): row for row in ROWS.values()}
+    for each in refused.all_refusals():
+        assert each.quantizer in {quantizer for quantizer, _ in offered}
+        for precision in each.precisions:
+            row = offered.get((each.quantizer, precision))
+            if each.by == "`vllm`":
+                assert row is not None
+                assert "vllm" not in (row.runtime, *row.others)
+            elif row is not None:
+                assert row.runtime is None
+                assert row.elsewhere is None
+    assert "| `auto-round-gptq` | W2A16 | vllm 0.26.0 on an NVIDIA H100" in matrix.page()
 
 
 def test_a_row_is_told_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:

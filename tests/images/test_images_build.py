@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from images import build
+from images import build, run
 
 # Keeps an "image" as a file named by its reference, whose text is a new identity each time.
 FAKE_ENGINE = """#!/bin/sh
@@ -262,3 +262,19 @@ def test_every_image_of_the_table_has_a_dockerfile_that_declares_its_parents() -
         if image.pushed:
             assert "\nUSER 10001:10001\n" in text
             assert "org.opencontainers.image.licenses" in text
+
+
+def test_a_command_in_an_image_has_the_files_and_the_environment_of_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With docker or podman; buildah is what `make test-toolchains` runs where it is installed."""
+    monkeypatch.chdir(tmp_path)
+    environment = {"WORK_DIR": "/w", "PATH": "/here", "HOME": "/home/me"}
+    with run.command("podman", "localhost/quantop/torch:latest", environment) as (start, given):
+        assert start[:2] == ["podman", "run"]
+        assert start[-1] == "localhost/quantop/torch:latest"
+        assert f"--volume={tmp_path}:{tmp_path}" in start
+        assert f"--workdir={tmp_path}" in start
+        assert "--env=WORK_DIR" in start
+        assert not {"--env=PATH", "--env=HOME"} & set(start), "the image has its own"
+        assert given["WORK_DIR"] == "/w"
