@@ -58,9 +58,11 @@ def command(
         finally:
             said(*BUILDAH, "rm", container)
         return
-    start = [engine, "run", "--rm", "--init", "--interactive", "--network=host", f"--user={user}"]
+    start = [engine, "run", "--rm", "--interactive", "--network=host", f"--user={user}"]
     start += [f"--volume={folder}:{folder}" for folder in folders]
     start += [f"--env={name}" for name in given]
+    # The image's own entry point is the server that it is for.
+    start += ["--entrypoint="]
     yield [*start, f"--workdir={os.getcwd()}", reference], environment
 
 

@@ -273,6 +273,7 @@ def test_a_command_in_an_image_has_the_files_and_the_environment_of_here(
     with run.command("podman", "localhost/quantop/torch:latest", environment) as (start, given):
         assert start[:2] == ["podman", "run"]
         assert start[-1] == "localhost/quantop/torch:latest"
+        assert "--entrypoint=" in start
         assert f"--volume={tmp_path}:{tmp_path}" in start
         assert f"--workdir={tmp_path}" in start
         assert "--env=WORK_DIR" in start
