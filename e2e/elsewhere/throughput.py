@@ -34,6 +34,8 @@ REPEATS = 3
 CACHE_BYTES = 4 << 30
 """Room for what is asked at a time: 64 x 384 tokens of 128 KiB."""
 OWN = "--one"
+READY = "ready"
+"""A file that says that an engine is loaded."""
 
 
 def measure(folder: Path, lock: Path) -> None:
@@ -59,6 +61,7 @@ def measure(folder: Path, lock: Path) -> None:
         },
     )
     found = {}
+    (folder / READY).touch()
     with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         for name, (requests, tokens) in LOADS.items():
@@ -98,16 +101,24 @@ def main(arguments: list[str] | None = None) -> int:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as made:
         running = {}
-        for name in asked.artifacts:
-            shape = Path(made, name)
-            shape.mkdir()
-            shaped(asked.folder / "artifacts" / name, shape)
-            command = [
-                *(sys.executable, "-m", "e2e.elsewhere.throughput", str(shape), name, OWN),
-                f"--lock={Path(made, 'lock')}",
-            ]
-            with (asked.folder / f"throughput-{name}.log").open("w") as log:
-                running[name] = subprocess.Popen(command, stdout=log, stderr=log)
+        lock = Path(made, "lock")
+        with lock.open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            for name in asked.artifacts:
+                shape = Path(made, name)
+                shape.mkdir()
+                shaped(asked.folder / "artifacts" / name, shape)
+                command = [sys.executable, "-m", "e2e.elsewhere.throughput", str(shape), name]
+                with (asked.folder / f"throughput-{name}.log").open("w") as log:
+                    running[name] = subprocess.Popen(
+                        [*command, OWN, f"--lock={lock}"], stdout=log, stderr=log
+                    )
+            # Nobody measures while another one loads.
+            while any(
+                process.poll() is None and not Path(made, name, READY).exists()
+                for name, process in running.items()
+            ):
+                time.sleep(0.2)
         for name, process in running.items():
             process.wait()
             for line in (asked.folder / f"throughput-{name}.log").read_text().splitlines():

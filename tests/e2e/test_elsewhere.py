@@ -11,7 +11,7 @@ import yaml
 from quantop.api.modelruntime import ModelRuntimeSpec
 
 from e2e.conformance.rows import GPU_RUNTIME, rows
-from e2e.elsewhere import seen, serve
+from e2e.elsewhere import seen, serve, throughput
 from e2e.elsewhere.collect import OPTIONS_ON, cases, described
 
 FAKE = Path(__file__).with_name("fake_engine.py")
@@ -154,3 +154,19 @@ def test_the_example_offers_what_was_served_and_nothing_that_was_refused() -> No
         for value in option.values:
             name = f"{option.name}-{value.value}".lower().replace("_", "-")
             assert "failed" not in cases_seen[name], f"{option.name}: {value.value}"
+
+
+def test_speed_is_told_as_a_ratio_and_an_engine_that_fails_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FAKE.with_name("fake_vllm")))
+    for name, seconds in {"source": 0.5, "quick": 0.01, "bad": "broken"}.items():
+        folder = tmp_path / "artifacts" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"quantization_config": seconds}))
+    assert throughput.main([str(tmp_path), "source", "quick", "bad"]) == 1
+    told = capsys.readouterr().out
+    assert "bad: failed, see throughput-bad.log" in told
+    assert "no kernel for it" in (tmp_path / "throughput-bad.log").read_text()
+    found = json.loads((tmp_path / "throughput.json").read_text())
+    assert found["quick"]["many"] > found["source"]["many"]
