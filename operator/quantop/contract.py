@@ -188,6 +188,9 @@ class Recipe(Message):
     method: str = ""
     quantizer: str
     quantizer_image: str
+    toolchain_digest: str | None = None
+    """sha256 over the Quantizer's command and environment variables: several have one image, and
+    differ in these."""
     overrides: tuple[Override, ...] = ()
     max_file_bytes: int | None = None
     """The most that a file of the artifact may come to; a larger one is split."""

@@ -34,6 +34,7 @@ def key(
         key(recipe=RECIPE.model_copy(update={"precision": "Q8_0"})),
         key(recipe=RECIPE.model_copy(update={"method": "Imatrix"})),
         key(recipe=RECIPE.model_copy(update={"quantizer_image": "q@sha256:2"})),
+        key(recipe=RECIPE.model_copy(update={"toolchain_digest": "0" * 64})),
         key(recipe=RECIPE.model_copy(update={"overrides": (DOWN,)})),
         key(recipe=RECIPE.model_copy(update={"max_file_bytes": 2**30})),
         key(recipe=RECIPE.model_copy(update={"workflow": '{"passes":{}}'})),

@@ -165,6 +165,12 @@ def conversion_task(
             method=quantizer.method.name,
             quantizer=quantizer.name,
             quantizer_image=quantizer.spec.image,
+            toolchain_digest=digest(
+                {
+                    "command": quantizer.spec.command,
+                    "env": {each.name: each.value for each in quantizer.spec.env},
+                }
+            ),
             overrides=tuple(
                 Override(tensors=each.tensors, precision=each.precision)
                 for each in spec.quantization.overrides
