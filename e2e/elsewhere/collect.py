@@ -110,11 +110,9 @@ def described(case: Case, status: Object, runtime: ModelRuntimeSpec) -> dict[str
     return {
         "row": case.row.id,
         "engine": dict(case.engine),
-        "added": [*case.args],
         "folders": folders,
         "command": [*container["command"], *container["args"], *case.args],
         "environment": {**environment, **case.environment},
-        "drain": container["lifecycle"]["preStop"],
         "evaluation": Evaluation.model_validate(EVALUATION).model_dump(mode="json", by_alias=True),
         "quality": status["quality"],
     }
