@@ -207,20 +207,12 @@ class Engine:
         return subprocess.run(command, capture_output=True, text=True).stdout.split("\n")[0]
 
 
+BUILDAH = ("buildah", "--storage-driver", "overlay")
 ENGINES = {
     "buildah": Engine(
         "buildah",
-        (
-            "buildah",
-            "--storage-driver",
-            "overlay",
-            "bud",
-            "--isolation",
-            "chroot",
-            "--network",
-            "host",
-        ),
-        ("buildah", "--storage-driver", "overlay", "push"),
+        (*BUILDAH, "bud", "--isolation", "chroot", "--network", "host"),
+        (*BUILDAH, "push"),
         leaves_containers=True,
     ),
     "docker": Engine("docker", ("docker", "build"), ("docker", "push"), local_prefix=""),
@@ -587,17 +579,22 @@ def record_digest(path: Path, name: str, digest: str) -> None:
     write_atomically(path, json.dumps(digests, indent=2, sort_keys=True) + "\n")
 
 
+def add_engine(parser: argparse.ArgumentParser, which: Callable[[str], str | None]) -> None:
+    """The option that names a container engine: by default the first one installed."""
+    installed = [name for name in ENGINES if which(name)]
+    parser.add_argument("--engine", choices=sorted(ENGINES), default=(installed or ["docker"])[0])
+
+
 def parse(
     arguments: Sequence[str] | None, which: Callable[[str], str | None]
 ) -> argparse.Namespace:
     """The command line; the engine defaults to the first one installed."""
-    installed = [name for name in ENGINES if which(name)]
     parser = argparse.ArgumentParser(prog="images.build", description="Build and push the images.")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="images to build (default: what the demo needs)"
     )
     parser.add_argument("--all", action="store_true", help="build the others, too")
-    parser.add_argument("--engine", choices=sorted(ENGINES), default=(installed or ["docker"])[0])
+    add_engine(parser, which)
     parser.add_argument(
         "--base",
         default=os.environ.get("BASE_IMAGE", ""),

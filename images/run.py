@@ -19,11 +19,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from images.build import ENGINES, REPOSITORY, Builder, default_cache, project_version
+from images.build import (
+    BUILDAH,
+    ENGINES,
+    REPOSITORY,
+    Builder,
+    add_engine,
+    default_cache,
+    project_version,
+)
 
 OWN = ("PATH", "HOME", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "_", "VIRTUAL_ENV", "PYTHONHOME")
 """Variables of which the image has its own."""
-BUILDAH = ("buildah", "--storage-driver", "overlay")
 ENTER = """
 set -e
 PATH=$PATH:/usr/sbin:/sbin
@@ -77,9 +84,8 @@ def said(*command: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; its exit status."""
-    installed = [name for name in ENGINES if shutil.which(name)]
     parser = argparse.ArgumentParser(prog="images.run", description="Run a command in an image.")
-    parser.add_argument("--engine", choices=sorted(ENGINES), default=(installed or ["docker"])[0])
+    add_engine(parser, shutil.which)
     parser.add_argument("image", help="as `images.build` names it; built before")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     asked = parser.parse_args(arguments)

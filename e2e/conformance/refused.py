@@ -1,6 +1,5 @@
 """What is not offered although one may look for it, and why: told in the support matrix."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,10 +51,7 @@ HERE = (
 def all_refusals() -> Iterator[Refusal]:
     """Those seen here, and what an engine on other hardware said."""
     yield from HERE
-    found = json.loads(elsewhere.FILE.read_text())
-    for case in found["cases"].values():
-        if "failed" in case and not case.get("engine"):
-            quantizer, precision, _ = case["row"].split("/")
-            said = case["failed"].partition(": ")[2].split(". ")[0]
-            by = f"{found['engine']} on an {found['device']}"
-            yield Refusal(quantizer, (precision,), by, f"“{said}”")
+    there = elsewhere.load()
+    for (quantizer, precision), why in there.refused.items():
+        said = why.partition(": ")[2].split(". ")[0]
+        yield Refusal(quantizer, (precision,), f"{there.engine} on an {there.device}", f"“{said}”")

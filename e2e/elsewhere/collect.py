@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +20,10 @@ from e2e.conformance.rows import GPU_RUNTIME, Row, rows
 from e2e.conformance.test_conformance import EVALUATION, TIMEOUT, model
 from e2e.install import ensure_namespace
 from e2e.kubectl import Kubectl, Object
-from e2e.scenarios.team import SOURCE, Team
+from e2e.scenarios.team import SOURCE, VLLM_FORMATS, Team
 from e2e.store import MODELS, Store
 
 NAMESPACE = "e2e-elsewhere"
-FORMATS = ("CompressedTensors", "GPTQ", "AWQ")
 OPTIONS_ON = ("llm-compressor", "FP8_DYNAMIC")
 DRAFT = ("llm-compressor", "W4A16")
 AT_ONCE = 2
@@ -47,7 +47,7 @@ def cases(runtime: ModelRuntimeSpec) -> Iterator[Case]:
     """Each precision by one method, and each value of each option that one device can have."""
     chosen: dict[tuple[str, str], Row] = {}
     for row in rows():
-        if row.format in FORMATS and not (
+        if row.format in VLLM_FORMATS and not (
             (row.quantizer, row.precision) in chosen and row.calibrated
         ):
             chosen[row.quantizer, row.precision] = row
@@ -92,9 +92,9 @@ def collect(folder: Path) -> None:
     for case in wanted:
         status = made[case.row.name]
         write(folder / "cases" / f"{case.name}.json", described(case, status, runtime))
-    for file in Path(MODELS, Path(SOURCE).name).iterdir():
-        copy(file, folder / "artifacts" / "source" / file.name)
-    copy(MODELS / "evaluation.txt", folder / "evaluation.txt")
+    source = folder / "artifacts" / "source"
+    shutil.copytree(MODELS / Path(SOURCE).name, source, dirs_exist_ok=True)
+    shutil.copy(MODELS / "evaluation.txt", folder)
     kubectl.run("delete", "quantizedmodels", "--all", f"--namespace={NAMESPACE}", timeout=300)
 
 
@@ -125,12 +125,6 @@ def download(store: Store, artifact: Object, folder: Path) -> None:
         target = folder / file["path"]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(store.read(prefix + file["object"]))
-
-
-def copy(source: Path, target: Path) -> None:
-    """A file, with its folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(source.read_bytes())
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What `serve` saw, kept in the repository for the support matrix."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +16,22 @@ class Seen:
     engine: str
     served: frozenset[tuple[str, str]]
     """(Quantizer, precision) whose artifact was served without options, and measured there."""
+    refused: Mapping[tuple[str, str], str]
+    """(Quantizer, precision) whose artifact was not, and what the engine said."""
 
 
 def load() -> Seen:
     """What is in the repository."""
     found = json.loads(FILE.read_text())
+    plain = [
+        ((quantizer, precision), case)
+        for case in found["cases"].values()
+        if not case.get("engine")
+        for quantizer, precision, _ in [case["row"].split("/")]
+    ]
     return Seen(
-        found["device"],
-        found["engine"],
-        frozenset(
-            (quantizer, precision)
-            for case in found["cases"].values()
-            if not case.get("engine") and "perplexity" in case
-            for quantizer, precision, _ in [case["row"].split("/")]
-        ),
+        device=found["device"],
+        engine=found["engine"],
+        served=frozenset(which for which, case in plain if "perplexity" in case),
+        refused={which: case["failed"] for which, case in plain if "failed" in case},
     )

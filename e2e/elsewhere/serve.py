@@ -270,7 +270,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="", help="cases whose names contain this")
     parser.add_argument("--parallel", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=math.inf, help="start none after as long")
     parser.add_argument("--most-percent", type=float, default=0.5, help="worse than measured")
     parser.add_argument(
         "--engine-argument",
@@ -286,8 +285,6 @@ def main(arguments: list[str] | None = None) -> int:
     def serve(path: Path) -> tuple[str, dict[str, Any]]:
         case = json.loads(path.read_text())
         start = time.monotonic()
-        if start - begin > asked.seconds:
-            return path.stem, {"failed": "no time was left"}
         try:
             with running(
                 case, asked.folder, logs / f"{path.stem}.log", asked.engine_argument
